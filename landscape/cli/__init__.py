@@ -1,0 +1,1 @@
+"""The command line: one command a file; arguments in, calls out, no mathematics."""

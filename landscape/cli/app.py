@@ -1,0 +1,58 @@
+"""The command `landscape`: the list of its commands, and what becomes of an error.
+
+Each command lives in the file of its name. Nothing here or at the top of those files imports
+torch: `landscape --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from landscape.cli.console import fail
+from landscape.cli.demo import demo
+from landscape.cli.doctor import doctor
+from landscape.cli.info import info
+from landscape.cli.plot import plot
+from landscape.cli.probe import probe
+from landscape.cli.train import train
+from landscape.errors import RequestError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="landscape",
+    help="Measure the loss landscape around a trained network, and say how sure the numbers are.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo)
+app.add_typer(train, name="train")
+app.command()(probe)
+app.command()(plot)
+app.command()(info)
+app.command()(doctor)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    """Options of the command itself."""
+    if show:
+        from landscape import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run a command. Exit codes: 0 done, 1 a probe failed, 2 the request was wrong."""
+    try:
+        app()
+    except RequestError as error:
+        fail(str(error), as_json="--json" in sys.argv)
+        sys.exit(2)

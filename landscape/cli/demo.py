@@ -1,0 +1,60 @@
+"""`landscape demo`: the whole path in a minute, on the bundled digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from landscape.cli.console import print_table, progress_bar
+
+__all__ = ["demo"]
+
+_LEARNING_RATES = (0.01, 0.1, 0.5)
+# Column of the printed table -> column of `Results.table()`.
+_COLUMNS = {
+    "learning rate": "recipe.learning_rate",
+    "test accuracy": "trained.test_accuracy",
+    "train loss": "metrics.loss",
+    "largest eigenvalue": "eigenvalues.largest",
+    "residual": "eigenvalues.largest_residual",
+    "smallest": "eigenvalues.smallest",
+    "trace": "trace.value",
+    "standard error": "trace.standard_error",
+    "negative share": "density.negative_mass",
+}
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for all that is made.")] = Path("demo-output"),
+) -> None:
+    """Train three small networks on digits, measure their curvature, compare and draw them."""
+    from landscape import store
+    from landscape.cli.plot import draw
+    from landscape.probing import probe, result_path
+    from landscape.trainers import train_single
+
+    rates = ", ".join(f"{rate:g}" for rate in _LEARNING_RATES)
+    print(f"Three MLPs on scikit-learn's digits, learning rates {rates}:", flush=True)
+    files = []
+    with progress_bar(quiet=False) as bar:
+        for rate in _LEARNING_RATES:
+            checkpoint = train_single(
+                out,
+                learning_rate=rate,
+                progress=lambda done, total, _: bar.report("training", done, total),
+            )
+            bar.finish()
+            print(f"  {checkpoint}", flush=True)
+            probe(checkpoint, progress=bar.report)
+            bar.finish()
+            files.append(result_path(checkpoint))
+    table = store.open_results(files).table().sort_values("recipe.learning_rate")
+    shown = table[list(_COLUMNS.values())].set_axis(list(_COLUMNS), axis=1)
+    print("\nThe Hessian of the training loss at each of them:\n")
+    print_table(shown)
+    print("\nFigures:")
+    for path in draw(files, out=out, by="recipe.learning_rate", suffix="png"):
+        print(f"  {path}")
+    print(f"\nNext: landscape info {files[0]}")

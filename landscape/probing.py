@@ -1,0 +1,253 @@
+"""Probing: the default measurements of one checkpoint, record by record into its result file.
+
+`request` says what is measured; each probe is a function of `curvature`. A record is written as
+soon as it is finished, and one that is there already is not measured again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from landscape import store
+from landscape.curvature.density import spectral_density
+from landscape.curvature.eigen import Eigenpairs, eigsh
+from landscape.curvature.hessian import HessianOperator
+from landscape.curvature.trace import trace
+from landscape.errors import RequestError
+from landscape.objective import Objective
+from landscape.request import Plan, Source, open_checkpoint
+from landscape.result import Result
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from landscape.checkpoint import Checkpoint
+    from landscape.objective import BatchNormPolicy
+
+__all__ = ["Metrics", "Outcome", "probe", "result_path"]
+
+# called with (probe, products so far, most that it may take)
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Metrics(Result):
+    """Loss and accuracy at the checkpoint.
+
+    Attributes:
+        values: `loss` in the loss's unit, `accuracy` as a share.
+        num_examples: how many they were measured on.
+        gradient_norm: of the loss; the checkpoint is a critical point where it is 0.
+    """
+
+    probe: ClassVar[str] = "metrics"
+
+    values: dict[str, float]
+    num_examples: int
+    gradient_norm: float
+
+    @property
+    def status(self) -> str:
+        """Always "converged": nothing is estimated."""
+        return "converged"
+
+    def to_dataset(self) -> xr.Dataset:
+        """One scalar for each metric."""
+        import xarray as xr
+
+        units = {"loss": "loss", "accuracy": "1"}
+        variables: dict[str, tuple[tuple[()], float, dict[str, str]]] = {
+            name: ((), value, {"units": units.get(name, "1"), "long_name": name})
+            for name, value in self.values.items()
+        }
+        gradient = {"units": "loss / parameter", "long_name": "norm of the gradient"}
+        variables["gradient_norm"] = ((), self.gradient_norm, gradient)
+        examples = {"units": "1", "long_name": "number of examples"}
+        variables["num_examples"] = ((), self.num_examples, examples)
+        return xr.Dataset(variables)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one probe of one checkpoint.
+
+    Attributes:
+        result: what was measured; None for a record that was there already, or a failure.
+        group: of the record in the file.
+        error: the reason of a failure.
+    """
+
+    probe: str
+    state: Literal["measured", "skipped", "failed"]
+    result: Result | None = None
+    group: str | None = None
+    error: str | None = None
+
+
+@dataclass
+class _Session:
+    """The objective and what its probes share: one operator, and eigenpairs for deflation."""
+
+    objective: Objective
+    plan: Plan
+    progress: Progress | None
+    operator: HessianOperator = field(init=False)
+    _pairs: Eigenpairs | None = None
+
+    def __post_init__(self) -> None:
+        self.operator = HessianOperator(self.objective)
+
+    def ticks(self, name: str) -> Callable[[int, int, str], None]:
+        def tick(done: int, total: int, _: str) -> None:
+            if self.progress is not None:
+                self.progress(name, done, total)
+
+        return tick
+
+    def measure(self, name: str) -> Result:
+        plan = self.plan
+        budget = {} if plan.max_products is None else {"max_products": plan.max_products}
+        if name == "metrics":
+            began = time.perf_counter()
+            return Metrics(
+                settings={},
+                provenance=self.operator.provenance,
+                notes=self.objective.notes,
+                values=self.objective.metrics(),
+                num_examples=self.objective.batches.num_examples,
+                gradient_norm=float(self.objective.gradient().double().norm()),
+                wall_time=time.perf_counter() - began,
+            )
+        if name == "eigenvalues":
+            return self.pairs(name)
+        if name == "trace":
+            return trace(
+                self.operator,
+                rtol=plan.trace_rtol,
+                seed=plan.seed,
+                deflate=self.pairs(name),
+                progress=self.ticks(name),
+                **budget,
+            )
+        return spectral_density(
+            self.operator,
+            num_steps=plan.num_steps,
+            seed=plan.seed,
+            deflate=self.pairs(name),
+            progress=self.ticks(name),
+        )
+
+    def pairs(self, name: str) -> Eigenpairs:
+        """Eigenpairs at both ends, computed once and shared."""
+        if self._pairs is None:
+            self._pairs = eigsh(
+                self.operator,
+                self.plan.k,
+                which="BE",
+                tol=self.plan.tol,
+                seed=self.plan.seed,
+                max_products=self.plan.max_products,
+                progress=self.ticks(name),
+            )
+        return self._pairs
+
+
+def result_path(checkpoint: str | Path) -> Path:
+    """Where the results of a checkpoint go: `ckpt.pt` -> `ckpt.h5`, beside it."""
+    path = Path(checkpoint)
+    return path.with_name(path.name + ".h5") if path.is_dir() else path.with_suffix(".h5")
+
+
+def probe(
+    checkpoint: str | Path,
+    source: Source | None = None,
+    *,
+    plan: Plan | None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+    params: str | Sequence[str] = "*",
+    bn: BatchNormPolicy = "eval",
+    batch_size: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    progress: Progress | None = None,
+    on_outcome: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Measure a checkpoint and keep each record as soon as it is finished.
+
+    Args:
+        checkpoint: ours, or a foreign one for which `source` names model, data and loss.
+        plan: which probes; by default loss and accuracy, eigenvalues at both ends, trace and
+            spectral density of the Hessian.
+        out: the result file; by default `ckpt.h5` beside the checkpoint.
+        force: measure again what is there already.
+        params, bn, batch_size, device, dtype: as for `load_objective`.
+        progress: called with (probe, products, most products).
+        on_outcome: called as each probe ends, its record being on disk.
+
+    Returns:
+        An outcome for each probe, in order. A probe that fails does not stop the others.
+
+    Raises:
+        RequestError: the request cannot be met; nothing was written.
+    """
+    plan = plan or Plan()
+    target = Path(out) if out is not None else result_path(checkpoint)
+    if target.is_file():
+        store.records(target)  # a file that is not ours is refused before the work, not after
+    objective, read = open_checkpoint(
+        checkpoint,
+        source,
+        params=params,
+        bn=bn,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+    )
+    if plan.k > objective.space.size:
+        raise RequestError(
+            f"k={plan.k} eigenpairs of {objective.space.size} parameters: k must be between 1 and "
+            f"{objective.space.size}."
+        )
+    session = _Session(objective, plan, progress)
+    attributes = _attributes(read)
+    provenance = session.operator.provenance
+    outcomes = []
+    for name in plan.probes:
+        settings = plan.settings(name)
+        group = store.find(target, name, settings, provenance)
+        if group is not None and not force:
+            outcome = Outcome(name, "skipped", group=group)
+        else:
+            try:
+                result = replace(session.measure(name), settings=settings)
+            except RequestError as error:
+                outcome = Outcome(name, "failed", error=str(error))
+            else:
+                (group,) = store.save(target, result, force=force, attributes=attributes)
+                outcome = Outcome(name, "measured", result, group)
+        outcomes.append(outcome)
+        if on_outcome is not None:
+            on_outcome(outcome)
+    session.operator.close()
+    return outcomes
+
+
+def _attributes(checkpoint: Checkpoint) -> dict[str, str | float | bool | None]:
+    """What `Results.table()` shows of a checkpoint, beside its measurements."""
+    described: dict[str, str | float | bool | None] = {
+        "checkpoint": checkpoint.path.name,
+        "checkpoint_kind": checkpoint.kind,
+    }
+    if checkpoint.step is not None:
+        described["step"] = checkpoint.step
+    for name, value in checkpoint.recipe.items():
+        if isinstance(value, (str, int, float, bool)):
+            described["recipe" if name == "name" else f"recipe.{name}"] = value
+    for name, number in checkpoint.metrics.items():
+        described[f"trained.{name}"] = number
+    return described
