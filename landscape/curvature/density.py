@@ -1,0 +1,285 @@
+"""The spectral density of an operator, by stochastic Lanczos quadrature on what is deflated.
+
+No smoothing: the result is a distribution function with a band around it. `figures` smooth for
+the eye.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from landscape.curvature.eigen import Eigenpairs, eigsh
+from landscape.curvature.lanczos import Array, Krylov, basis_dtype, check_memory, spectrum_edge
+from landscape.curvature.operators import LinearOperator
+from landscape.errors import RequestError
+from landscape.result import Result
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["SpectralDensity", "spectral_density"]
+
+_DELTA = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpectralDensity(Result):
+    """The distribution of an operator's n eigenvalues, F(x) = (eigenvalues <= x) / n.
+
+    Attributes:
+        outliers: (d,) eigenvalues that were deflated; each has the mass 1/n exactly.
+        nodes: (p, m) quadrature nodes of each probe for the other n - d eigenvalues, ascending.
+        weights: (p, m) their weights; each row sums to 1.
+        is_exact: (p,) the probe's Krylov space was invariant: its quadrature has no error.
+        size: n.
+        edges: (low, high) hold all eigenvalues, with probability 99 %.
+        noise_floor: eigenvalues below it in magnitude are rounding noise of the products.
+    """
+
+    probe: ClassVar[str] = "density"
+
+    outliers: Array
+    nodes: Array
+    weights: Array
+    is_exact: NDArray[np.bool_]
+    size: int
+    edges: tuple[float, float]
+    noise_floor: float
+
+    @property
+    def status(self) -> str:
+        """Always "converged": the doubt is in the band, not in a threshold."""
+        return "converged"
+
+    def cdf(self, x: ArrayLike) -> Array:
+        """F at x, the shape of x."""
+        return self._mix(self._probe_cdf(np.asarray(x, float), "value").mean(0), x)
+
+    def cdf_band(self, x: ArrayLike, confidence: float = 0.95) -> tuple[Array, Array]:
+        """Lower and upper bounds of F at x.
+
+        Two doubts add up. Quadrature: by the Chebyshev-Markov-Stieltjes inequalities the true
+        distribution seen by a probe lies between the staircases one node back and one node
+        ahead. Sampling: the mass that a random direction sees below x is Beta distributed around
+        F, with the variance 2 F (1 - F) / (n - d + 2).
+        """
+        points = np.asarray(x, float)
+        error = self._sampling_error(self._probe_cdf(points, "value").mean(0))
+        margin = float(stats.norm.ppf((1 + confidence) / 2)) * error
+        low = np.clip(self._probe_cdf(points, "lower").mean(0) - margin, 0, 1)
+        high = np.clip(self._probe_cdf(points, "upper").mean(0) + margin, 0, 1)
+        return self._mix(low, x), self._mix(high, x)
+
+    def quantile(self, q: ArrayLike) -> Array:
+        """The smallest node x with F(x) >= q, the shape of q."""
+        points = self._support()
+        # A share of rounding below q must not move the answer by a node.
+        found = np.searchsorted(self.cdf(points) + 1e-12, np.asarray(q, float))
+        return np.asarray(points[np.minimum(found, len(points) - 1)])
+
+    def wasserstein_error(self) -> float:
+        """A bound on the W1 distance to the true distribution: quadrature, plus two standard
+        errors of sampling; the unit is the eigenvalues'."""
+        low, high = self.edges
+        points = np.unique(np.concatenate([[low, high], self.nodes.ravel()]))
+        points = points[(points >= low) & (points <= high)]
+        widths, left = np.diff(points), points[:-1]
+        value = self._probe_cdf(left, "value").mean(0)
+        below = value - self._probe_cdf(left, "lower").mean(0)
+        above = self._probe_cdf(left, "upper").mean(0) - value
+        error = self._sampling_error(value)
+        share = self._rest / self.size
+        return share * float((widths * (np.maximum(below, above) + 2 * error)).sum())
+
+    def mass(self, low: float, high: float) -> float:
+        """The share of eigenvalues in (low, high]."""
+        ends = self.cdf(np.asarray([low, high]))
+        return float(ends[1] - ends[0])
+
+    @property
+    def _rest(self) -> int:
+        return self.size - len(self.outliers)
+
+    def _sampling_error(self, share: Array) -> Array:
+        """Standard deviation of the mass that the probes together see, where F is `share`."""
+        variance = 2 * share * (1 - share) / ((self._rest + 2) * len(self.nodes))
+        return np.asarray(np.sqrt(np.clip(variance, 0, None)))  # 1 + rounding has no mass above
+
+    def _support(self) -> Array:
+        return np.unique(np.concatenate([self.outliers, self.nodes[self.weights > 0].ravel()]))
+
+    def _mix(self, rest: Array, x: ArrayLike) -> Array:
+        """The deflated eigenvalues' exact steps, and the rest by its share."""
+        known = np.searchsorted(np.sort(self.outliers), np.asarray(x, float), side="right")
+        return np.asarray((known + self._rest * rest) / self.size)
+
+    def _probe_cdf(self, x: Array, kind: str) -> Array:
+        """(p, *x.shape) the staircase of each probe, or that one node back or ahead."""
+        rows = []
+        for nodes, weights, exact in zip(self.nodes, self.weights, self.is_exact, strict=True):
+            steps = np.concatenate([[0.0], np.cumsum(weights)])
+            index = np.searchsorted(nodes, x, side="right")
+            if kind == "lower" and not exact:
+                index = np.maximum(index - 1, 0)
+            elif kind == "upper" and not exact:
+                index = np.minimum(index + 1, len(nodes))
+            rows.append(steps[index])
+        return np.stack(rows)
+
+    def to_dataset(self) -> xr.Dataset:
+        """Dimensions `probe`, `node`, `outlier`; headline: median, negative and near-zero mass."""
+        import xarray as xr
+
+        unit = {"units": "loss / parameter^2"}
+        share = {"units": "1"}
+        floor = self.noise_floor
+        low, high = (float(bound) for bound in self.cdf_band(-floor))
+        return xr.Dataset(
+            {
+                "node": (("probe", "node"), self.nodes, {**unit, "long_name": "quadrature node"}),
+                "weight": (
+                    ("probe", "node"),
+                    self.weights,
+                    {**share, "long_name": "weight among the eigenvalues that are not outliers"},
+                ),
+                "is_exact": (
+                    ("probe",),
+                    self.is_exact,
+                    {**share, "long_name": "invariant Krylov space"},
+                ),
+                "outlier": (
+                    ("outlier",),
+                    self.outliers,
+                    {**unit, "long_name": "deflated eigenvalue, of mass 1/n"},
+                ),
+                "edge": (
+                    ("side",),
+                    np.asarray(self.edges),
+                    {**unit, "long_name": "holds the spectrum, with probability 0.99"},
+                ),
+                "size": ((), self.size, {**share, "long_name": "number of eigenvalues"}),
+                "median": ((), float(self.quantile(0.5)), {**unit, "long_name": "median"}),
+                "negative_mass": (
+                    (),
+                    float(self.cdf(-floor)),
+                    {**share, "long_name": "share of eigenvalues below -noise_floor"},
+                ),
+                "negative_mass_low": ((), low, {**share, "long_name": "lower end, 95 % band"}),
+                "negative_mass_high": ((), high, {**share, "long_name": "upper end, 95 % band"}),
+                "near_zero_mass": (
+                    (),
+                    self.mass(-floor, floor),
+                    {**share, "long_name": "share within the noise floor"},
+                ),
+                "wasserstein_error": (
+                    (),
+                    self.wasserstein_error(),
+                    {**unit, "long_name": "bound on the W1 distance to the truth"},
+                ),
+                "noise_floor": ((), floor, {**unit, "long_name": "rounding noise of a product"}),
+            },
+            coords={"side": ["low", "high"]},
+        )
+
+
+def spectral_density(
+    operator: LinearOperator,
+    *,
+    num_steps: int = 80,
+    num_probes: int = 1,
+    deflate: Eigenpairs | int = 10,
+    seed: int,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> SpectralDensity:
+    """The distribution of all eigenvalues, outliers exact, the bulk by Lanczos quadrature.
+
+    Args:
+        operator: A, symmetric.
+        num_steps: Lanczos steps, one product each: the resolution. Spend here first.
+        num_probes: random directions; one is enough for large n, since a direction's sampling
+            variance falls with 1/n.
+        deflate: eigenpairs that are known, or how many of largest magnitude to compute first. A
+            probe's weight on a single eigenvalue is chi-squared noise; deflated, it is 1/n.
+        seed: of the probes (and of the eigenpairs, if they are computed here).
+        progress: called with (products, total, message).
+
+    Raises:
+        RequestError: no steps or probes, or a basis that does not fit into memory.
+
+    Source: Golub and Meurant 2010, Matrices, Moments and Quadrature; Ubaru, Chen and Saad 2017.
+    """
+    if num_steps < 1 or num_probes < 1:
+        raise RequestError(
+            f"num_steps={num_steps}, num_probes={num_probes}: expected at least 1 of each."
+        )
+    began = time.perf_counter()
+    noise = operator.noise()
+    num_products = noise.num_products
+    requested = deflate if isinstance(deflate, int) else len(deflate.values)
+    if isinstance(deflate, int):
+        count = min(deflate, operator.size - 1)
+        pairs = eigsh(operator, count, which="LM", seed=seed, progress=progress) if count else None
+        num_products += pairs.num_products if pairs is not None else 0
+    else:
+        pairs = deflate
+    vectors = torch.empty(0, operator.size, dtype=basis_dtype(operator), device=operator.device)
+    outliers = np.empty(0)
+    if pairs is not None and pairs.converged.any():
+        kept = np.flatnonzero(pairs.converged)
+        outliers = pairs.values[kept]
+        vectors = pairs.vectors.T[torch.from_numpy(kept)].to(vectors)
+    steps = min(num_steps, operator.size - len(outliers))
+    check_memory(operator, steps + 1 + len(outliers))
+    streams = np.random.SeedSequence([seed, 1]).spawn(num_probes)
+    nodes, weights = np.zeros((num_probes, steps)), np.zeros((num_probes, steps))
+    is_exact = np.zeros(num_probes, dtype=bool)
+    low, high = np.inf, -np.inf
+    for row, stream in enumerate(streams):
+        generator = torch.Generator().manual_seed(int(stream.generate_state(1, np.uint64)[0]) >> 1)
+        krylov = Krylov(operator, steps, generator=generator, deflated=vectors)
+        krylov.begin()
+        while krylov.count < steps:
+            krylov.step()
+            num_products += 1
+            if progress is not None:
+                done = row * steps + krylov.count
+                progress(done, steps * num_probes, "density")
+            if krylov.beta == 0:  # an invariant space: the quadrature is exact already
+                is_exact[row] = True
+                break
+        values, coordinates, _ = krylov.ritz()
+        nodes[row], weights[row] = values[-1], 0.0
+        nodes[row, : len(values)], weights[row, : len(values)] = values, coordinates[0] ** 2
+        room = operator.size - len(outliers)
+        high = max(high, spectrum_edge(krylov.alphas, krylov.betas, room, _DELTA))
+        low = min(low, -spectrum_edge([-a for a in krylov.alphas], krylov.betas, room, _DELTA))
+    return SpectralDensity(
+        settings={
+            "num_steps": num_steps,
+            "num_probes": num_probes,
+            "deflated": requested,
+            "seed": seed,
+        },
+        provenance=operator.provenance,
+        num_products=num_products,
+        wall_time=time.perf_counter() - began,
+        notes=operator.notes,
+        outliers=outliers,
+        nodes=nodes,
+        weights=weights / weights.sum(1, keepdims=True),
+        is_exact=is_exact,
+        size=operator.size,
+        edges=(
+            min([low, *outliers.tolist()]),
+            max([high, *outliers.tolist()]),
+        ),
+        noise_floor=noise.floor,
+    )
