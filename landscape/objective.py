@@ -44,7 +44,7 @@ class Objective:
             (weighted sum, sum of weights), which is exact for token averages and padding.
         params: which parameters are coordinates: globs such as `"*.weight"`, `"!head"`.
         bn: BatchNorm statistics. `"eval"`: the running ones; `"batch"`: each batch's own;
-            `"recalibrate"`: those of the whole data at theta, pooled exactly.
+            `"recalibrate"`: those of the whole data at theta, pooled (see `buffers_at`).
         reduction: `"sum"` leaves out the division. `"auto"` settles it by a trial.
         batch_size: splits tensors or a `Dataset`; an iterable has its own batches.
         cache_bytes: memory for batches on the device; by default a quarter of what is free.
@@ -186,8 +186,8 @@ class Objective:
                 assert term.output is not None
                 assert term.target is not None
                 losses, weights = self.loss_function.pointwise(term.output, term.target)
-                length = len(losses)
-                found.append(losses.reshape(length, -1).sum(1) / weights.reshape(length, -1).sum(1))
+                by_example = (len(losses), -1)
+                found.append(losses.reshape(by_example).sum(1) / weights.reshape(by_example).sum(1))
             return torch.cat(found)
 
     def gradient(self, theta: Tensor | None = None) -> Tensor:
@@ -262,9 +262,8 @@ class Objective:
     def buffers_at(self, theta: Tensor) -> dict[str, Tensor] | None:
         """BatchNorm statistics of the whole data at theta; None unless that is the policy.
 
-        Means and variances of the batches are pooled by their numbers of values, so the result
-        does not depend on the order of the batches, and the variance is the unbiased one of all
-        values, as in BatchNorm's own running estimate.
+        Means and unbiased variances are pooled over all values, whatever the batches' order. But
+        each batch passes on its own statistics: behind a first BatchNorm their sizes are felt.
         """
         if self.bn != "recalibrate":
             return None
@@ -325,11 +324,9 @@ class Objective:
 
 @contextmanager
 def _one_path(model: nn.Module) -> Iterator[None]:
-    """The same computation for the loss and for its gradient.
-
-    Transformer layers have a fast path without gradients, which fills padding with zeros; compiled
-    submodules cannot be differentiated twice (pytorch/pytorch#91469).
-    """
+    """The same computation for the loss and for its gradient."""
+    # Without gradients, transformer layers take a fast path that fills padding with zeros; and
+    # compiled submodules cannot be differentiated twice (pytorch/pytorch#91469).
     fast = torch.backends.mha.get_fastpath_enabled()
     compiled = any(
         module._compiled_call_impl is not None or "_orig_mod" in module._modules

@@ -146,7 +146,7 @@ class _Session:
         if self._pairs is None:
             self._pairs = eigsh(
                 self.operator,
-                self.plan.k,
+                self.plan.num_pairs(self.operator.size),
                 which="BE",
                 tol=self.plan.tol,
                 seed=self.plan.seed,
@@ -208,17 +208,14 @@ def probe(
         device=device,
         dtype=dtype,
     )
-    if plan.k > objective.space.size:
-        raise RequestError(
-            f"k={plan.k} eigenpairs of {objective.space.size} parameters: k must be between 1 and "
-            f"{objective.space.size}."
-        )
+    size = objective.space.size
+    plan.num_pairs(size)  # a wrong k is refused before the first record
     session = _Session(objective, plan, progress)
     attributes = _attributes(read)
     provenance = session.operator.provenance
     outcomes = []
     for name in plan.probes:
-        settings = plan.settings(name)
+        settings = plan.settings(name, size)
         group = store.find(target, name, settings, provenance)
         if group is not None and not force:
             outcome = Outcome(name, "skipped", group=group)

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from landscape.checkpoint import Checkpoint
     from landscape.objective import BatchNormPolicy, Objective
 
-__all__ = ["PROBES", "Plan", "Source", "load_objective", "open_checkpoint"]
+__all__ = ["NUM_PAIRS", "PROBES", "Plan", "Source", "load_objective", "open_checkpoint"]
 
 PROBES = ("metrics", "eigenvalues", "trace", "density")
+NUM_PAIRS = 10  # eigenpairs, unless asked otherwise
 
 _TOML = "landscape.toml"
 _TOML_KEYS = ("model", "model_arguments", "data", "data_arguments", "loss")
@@ -124,7 +125,8 @@ class Plan:
 
     Attributes:
         probes: names from `PROBES`.
-        k: eigenpairs, from both ends of the spectrum.
+        k: eigenpairs, from both ends of the spectrum; None takes `NUM_PAIRS`, or all of a smaller
+            model.
         tol: their tolerance, relative to each.
         trace_rtol: half-width of the trace's interval, relative to it.
         num_steps: Lanczos steps of the density.
@@ -133,7 +135,7 @@ class Plan:
     """
 
     probes: Sequence[str] = PROBES
-    k: int = 10
+    k: int | None = None
     tol: float = 1e-3
     trace_rtol: float = 0.05
     num_steps: int = 80
@@ -144,12 +146,24 @@ class Plan:
         for name in self.probes:
             if name not in PROBES:
                 raise unknown_choice("probe", name, PROBES)
-        if self.k < 1:
-            raise RequestError(f"k={self.k} eigenpairs: at least 1 is needed.")
 
-    def settings(self, name: str) -> dict[str, object]:
-        """What identifies a record of this probe, beside the objective."""
-        eigen = {"k": self.k, "which": "BE", "tol": self.tol}
+    def num_pairs(self, size: int) -> int:
+        """Eigenpairs to compute of `size` parameters.
+
+        Raises:
+            RequestError: more than there are, or none.
+        """
+        if self.k is None:
+            return min(NUM_PAIRS, size)
+        if not 1 <= self.k <= size:
+            raise RequestError(
+                f"k={self.k} eigenpairs of {size} parameters: k must be between 1 and {size}."
+            )
+        return self.k
+
+    def settings(self, name: str, size: int) -> dict[str, object]:
+        """What identifies a record of this probe, beside an objective of `size` parameters."""
+        eigen = {"k": self.num_pairs(size), "which": "BE", "tol": self.tol}
         own: dict[str, dict[str, object]] = {
             "metrics": {},
             "eigenvalues": eigen | {"max_products": self.max_products},

@@ -12,7 +12,7 @@ import typer
 
 from landscape.cli.console import Progress, fail, print_json, progress_bar
 from landscape.errors import RequestError
-from landscape.request import PROBES, Plan, Source
+from landscape.request import NUM_PAIRS, PROBES, Plan, Source
 
 if TYPE_CHECKING:
     from landscape.probing import Outcome
@@ -59,7 +59,7 @@ def probe(
     dtype: Annotated[str | None, typer.Option(help="Compute in float32, float64, ...")] = None,
     k: Annotated[
         int | None,
-        typer.Option("-k", "--k", help=f"Eigenpairs, half at each end. Default: {Plan.k}."),
+        typer.Option("-k", "--k", help=f"Eigenpairs, half at each end. Default: {NUM_PAIRS}."),
     ] = None,
     tol: Annotated[
         float | None, typer.Option(help=f"Relative residual of a pair. Default: {Plan.tol:g}.")

@@ -212,6 +212,7 @@ class _Search:
         self.edges = (np.nan, np.nan)  # of the part of the spectrum that is not locked
         self.evidence_of_missed = False
         self.is_whole = False  # whether the basis came to span the whole space
+        self.is_deflated = False  # whether the edges are those of the complement
 
     # -- searching ----------------------------------------------------------------------------
 
@@ -275,6 +276,7 @@ class _Search:
     def _search_complement(self, steps: int) -> bool:
         """Look for wanted eigenvalues outside the locked pairs; True if any was locked."""
         assert self.locked is not None
+        self.is_deflated = True
         krylov = Krylov(
             self.operator,
             min(self.capacity, self.operator.size - self.k),
@@ -346,7 +348,9 @@ class _Search:
         if self.evidence_of_missed or np.isnan(low):
             return np.zeros(len(self.values), dtype=bool)
         values, thresholds = self.values, self._thresholds(self.values)
-        slack = _EDGE_SHARE * (max(high, values.max()) - min(low, values.min()))
+        slack = None
+        if self.start is None:
+            slack = _EDGE_SHARE * (max(high, values.max()) - min(low, values.min()))
         if self.which == "LM":
             return _none_before(np.abs(values), thresholds, max(abs(low), abs(high)), slack)
         num_top = {"LA": len(values), "SA": 0, "BE": (len(values) + 1) // 2}[self.which]
@@ -379,7 +383,10 @@ class _Search:
         self.scale = max(self.scale, float(np.abs(values).max()))
         self.values = values
         radius = residual_norms + self._rounding()
-        edges = (min(self.edges[0], values.min()), max(self.edges[1], values.max()))
+        # An edge of the complement is one of A only up to what couples the two, the residuals.
+        coupling = float(np.linalg.norm(residual_norms)) if self.is_deflated else 0.0
+        low = min(self.edges[0], values.min()) - coupling - self._rounding()
+        high = max(self.edges[1], values.max()) + coupling + self._rounding()
         return Eigenpairs(
             settings=settings,
             provenance=self.operator.provenance,
@@ -392,7 +399,7 @@ class _Search:
             intervals=np.stack([values - radius, values + radius], axis=1),
             converged=(residual_norms <= self._thresholds(values)) & (not self.evidence_of_missed),
             complete=self._is_complete(),
-            bounds=edges,
+            bounds=(float(low), float(high)),
             noise_floor=self.noise.floor,
         )
 
@@ -433,15 +440,22 @@ def _wanted(values: Array, k: int, which: Which) -> NDArray[np.intp]:
     return np.concatenate([descending[:high], descending[len(descending) - low :]])
 
 
-def _none_before(ranks: Array, thresholds: Array, edge: float, slack: float) -> NDArray[np.bool_]:
+def _none_before(
+    ranks: Array, thresholds: Array, edge: float, slack: float | None
+) -> NDArray[np.bool_]:
     """(k,) whether something unseen, of rank `edge` at most, can come before each of `ranks`.
 
-    Beside a value of its own rank an unseen copy does no harm: the list stays the same.
+    Beside a value of its own rank an unseen copy does no harm: the list stays the same. After a
+    random start that was run until its edge was sharp to `slack`, only copies of what it showed
+    are unseen; `slack` None says that the start was given, and may have hidden anything.
     """
+    closed = np.asarray(edge <= ranks + thresholds)
+    if slack is None:
+        return closed
     ahead = ranks[None, :] > (ranks + thresholds)[:, None]
     reach = np.where(ahead, ranks[None, :], np.inf).min(axis=1, initial=np.inf)
     reach = np.where(np.isfinite(reach), reach, ranks.max(initial=0) + slack)
-    return np.asarray(edge + thresholds < reach)
+    return closed | np.asarray(edge + thresholds < reach)
 
 
 def _num_kept(k: int, capacity: int) -> int:

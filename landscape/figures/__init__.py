@@ -1,0 +1,1 @@
+"""One function, one figure: a result in, a matplotlib Figure out."""
