@@ -38,6 +38,7 @@ class Batches:
         dtype: floating-point tensors are converted to it; None leaves them as they are.
         cache_bytes: what may be kept on `device`; the rest is read again in every pass.
         batch_size: for tensors and data sets only; an iterable has its own batches.
+        array_dtype: of the tensors made from floating NumPy arrays; None keeps theirs.
 
     Raises:
         RequestError: no batch at all, NaN in a batch, a loader that does not repeat itself, or
@@ -57,9 +58,10 @@ class Batches:
         dtype: torch.dtype | None = None,
         cache_bytes: int | None = None,
         batch_size: int | None = None,
+        array_dtype: torch.dtype | None = None,
     ) -> None:
-        self._source = _as_iterable(data, batch_size)
-        self._device, self._dtype = device, dtype
+        self._source = _as_iterable(data, batch_size, array_dtype)
+        self._device, self._dtype, self._array_dtype = device, dtype, array_dtype
         if cache_bytes is None:
             cache_bytes = int(_CACHE_SHARE * available_bytes(device))
         self._cache: list[Batch] = []
@@ -113,7 +115,7 @@ class Batches:
             dtype = self._dtype if convert else None
             return tensor.detach().to(self._device, dtype, copy=True)
 
-        return _map(move, raw)
+        return _map(move, raw, self._array_dtype)
 
     def _read(self, cache_bytes: int) -> None:
         is_one_shot = isinstance(self._source, Iterator)
@@ -155,7 +157,9 @@ def _not_repeating(index: int) -> RequestError:
     )
 
 
-def _as_iterable(data: object, batch_size: int | None) -> Iterable[Batch]:
+def _as_iterable(
+    data: object, batch_size: int | None, array_dtype: torch.dtype | None
+) -> Iterable[Batch]:
     if batch_size is not None and batch_size < 1:
         raise RequestError(f"batch_size is {batch_size}, expected at least 1.")
     # A tuple of batches holds no bare tensor; `((ids, mask), labels)` does.
@@ -172,7 +176,7 @@ def _as_iterable(data: object, batch_size: int | None) -> Iterable[Batch]:
                 f"the tensors of the data hold {lengths} examples. Inputs and targets must agree."
             )
     if is_tensors:
-        whole = _map(lambda tensor: tensor, data)
+        whole = _map(lambda tensor: tensor, data, array_dtype)
         length = batch_length(whole)
         if batch_size is None or length == 0:
             return [whole] if length else []
@@ -204,15 +208,26 @@ def _is_array(value: object) -> bool:
     return isinstance(value, (Tensor, np.ndarray)) and value.ndim > 0
 
 
-def _map(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
-    """The same nesting with `function` applied to each tensor; the original is not changed."""
+def _map(
+    function: Callable[[Tensor], Tensor], batch: Batch, array_dtype: torch.dtype | None = None
+) -> Batch:
+    """The same nesting with `function` applied to each tensor; the original is not changed.
+
+    NumPy makes float64 unless told otherwise, and models are float32: floating arrays become
+    tensors of `array_dtype`.
+    """
+
+    def nested(part: Batch) -> Batch:
+        return _map(function, part, array_dtype)
+
     if isinstance(batch, Tensor):
         return function(batch)
     if isinstance(batch, np.ndarray) and batch.dtype.kind in "fiub":
-        return function(torch.from_numpy(batch.copy()))
+        tensor = torch.from_numpy(batch.copy())
+        return function(tensor.to(array_dtype) if tensor.is_floating_point() else tensor)
     # UserDict and the tokenizers' BatchEncoding are mappings but no dicts.
     if isinstance(batch, Mapping) or (hasattr(batch, "keys") and hasattr(batch, "__getitem__")):
-        items = {key: _map(function, batch[key]) for key in batch.keys()}  # noqa: SIM118
+        items = {key: nested(batch[key]) for key in batch.keys()}  # noqa: SIM118
         if type(batch) is dict:
             return items
         try:
@@ -221,9 +236,9 @@ def _map(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
             return items
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         named: Callable[..., Batch] = type(batch)
-        return named(*[_map(function, part) for part in batch])
+        return named(*[nested(part) for part in batch])
     if isinstance(batch, (tuple, list)):
-        parts = [_map(function, part) for part in batch]
+        parts = [nested(part) for part in batch]
         return parts if isinstance(batch, list) else tuple(parts)
     return batch
 

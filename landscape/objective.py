@@ -109,6 +109,7 @@ class Objective:
                 dtype=dtype,
                 cache_bytes=cache_bytes,
                 batch_size=batch_size,
+                array_dtype=self.space.dtype,
             )
             report = preflight.run(self)
         self.loss_function = replace(self.loss_function, reduction=report.reduction)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from landscape.batches import batch_length, slice_batch
+from landscape.batches import batch_length, slice_batch, tensors_of
 from landscape.errors import RequestError
 from landscape.losses import Reduction
 
@@ -105,6 +105,16 @@ def run(objective: Objective) -> Report:
         )
     with objective.evaluation(), torch.enable_grad():
         notes += _look_for_unseen_parameters(objective)
+    stateless = [
+        name
+        for name, module in objective.model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is None
+    ]
+    if stateless and objective.bn != "batch":
+        notes.append(
+            f"{len(stateless)} BatchNorm layer(s) without running statistics ({stateless[0]}, ...) "
+            "use each batch's own, in eval mode, too: the loss depends on the batch size"
+        )
     return Report(reduction, total_weight, math.fsum(totals) / total_weight, tuple(notes))
 
 
@@ -114,7 +124,17 @@ def _first_pass(objective: Objective) -> tuple[list[float], list[float]]:
     version = objective.theta._version
     totals, weights = [], []
     for index, batch in enumerate(objective.batches):
-        term = objective.term(leaves, batch, buffers, check=True)
+        try:
+            term = objective.term(leaves, batch, buffers, check=True)
+        except (RuntimeError, TypeError) as error:  # shapes, dtypes, missing arguments, memory
+            held = ", ".join(
+                f"{place}: {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+                for place, tensor in tensors_of(batch).items()
+            )
+            raise RequestError(
+                f"the model or the loss does not take batch {index} ({held}): "
+                f"{type(error).__name__}: {error}"
+            ) from error
         totals.append(float(term.total))
         weights.append(float(term.weight))
         if not math.isfinite(totals[-1]):

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from landscape.batches import Batches, batch_length, preserved_rng, slice_batch, tensors_of
 from landscape.errors import RequestError
+from landscape.objective import Objective
 
 CPU = torch.device("cpu")
 X = torch.arange(40, dtype=torch.float64).view(10, 4)
@@ -281,3 +282,14 @@ def test_what_is_no_data_is_refused(data):
 def test_batch_without_tensors_is_refused():
     with pytest.raises(RequestError, match="holds no tensor"):
         Batches([["a", "b"]], device=CPU)
+
+
+def test_numpy_floats_become_the_models_dtype_and_tensors_stay_what_they_are():
+    model = torch.nn.Linear(3, 2)
+    inputs, targets = np.ones((4, 3)), np.zeros(4, dtype=np.int64)
+    assert inputs.dtype == np.float64
+    whole = Objective(model, (inputs, targets))
+    listed = Objective(model, [(inputs[:3], targets[:3]), (inputs[3:], targets[3:])])
+    assert whole.value == pytest.approx(listed.value)
+    with pytest.raises(RequestError, match="dtype"):
+        Objective(model, (torch.from_numpy(inputs), torch.from_numpy(targets)))

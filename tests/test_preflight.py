@@ -231,3 +231,10 @@ def test_detached_loss_is_a_note_and_only_its_gradient_an_error():
     assert objective.loss() == objective.value
     with pytest.raises(RequestError, match="carries no gradient"):
         objective.gradient()
+
+
+def test_batchnorm_without_running_statistics_is_noted():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False))
+    data = (torch.randn(8, 3), torch.randint(4, (8,)))
+    assert any("without running statistics" in note for note in Objective(model, data).notes)
+    assert Objective(model, data, bn="batch").notes == ()

@@ -123,3 +123,11 @@ def test_several_outs_are_refused(run, folder):
     done = run("probe", "good.pt", "nan.pt", *FOREIGN, "--out", "one.h5")
     assert done.code == 2
     assert "--out" in done.err
+
+
+def test_data_that_do_not_fit_the_model_are_a_wrong_request(run, folder):
+    (folder / "net.py").write_text(NET.replace("torch.randn(n, 3", "torch.randn(n, 4"))
+    done = run("probe", "good.pt", *FOREIGN)
+    assert done.code == 2
+    assert "(8, 4) float32" in done.err
+    assert not (folder / "good.h5").exists()
