@@ -55,7 +55,7 @@ class Metrics(Result):
         """Always "converged": nothing is estimated."""
         return "converged"
 
-    def to_dataset(self) -> xr.Dataset:
+    def to_dataset(self, *, vectors: bool = False) -> xr.Dataset:
         """One scalar for each metric."""
         import xarray as xr
 
@@ -169,6 +169,7 @@ def probe(
     plan: Plan | None = None,
     out: str | Path | None = None,
     force: bool = False,
+    vectors: bool = False,
     params: str | Sequence[str] = "*",
     bn: BatchNormPolicy = "eval",
     batch_size: int | None = None,
@@ -185,6 +186,7 @@ def probe(
             spectral density of the Hessian.
         out: the result file; by default `ckpt.h5` beside the checkpoint.
         force: measure again what is there already.
+        vectors: keep eigenvectors, too: as long as the parameters, each.
         params, bn, batch_size, device, dtype: as for `load_objective`.
         progress: called with (probe, products, most products).
         on_outcome: called as each probe ends, its record being on disk.
@@ -225,7 +227,9 @@ def probe(
             except RequestError as error:
                 outcome = Outcome(name, "failed", error=str(error))
             else:
-                (group,) = store.save(target, result, force=force, attributes=attributes)
+                (group,) = store.save(
+                    target, result, force=force, vectors=vectors, attributes=attributes
+                )
                 outcome = Outcome(name, "measured", result, group)
         outcomes.append(outcome)
         if on_outcome is not None:

@@ -41,8 +41,9 @@ class Result(ABC):
         """ "converged" when the result is as exact as was asked, else what is lacking."""
 
     @abstractmethod
-    def to_dataset(self) -> xr.Dataset:
+    def to_dataset(self, *, vectors: bool = False) -> xr.Dataset:
         """Named dimensions, each variable with `units` and `long_name`.
 
-        Scalars are the headline: each becomes a column of `Results.table()`.
+        Scalars are the headline: each becomes a column of `Results.table()`. What is as long as
+        the parameters, such as eigenvectors, is in it only if `vectors` is true.
         """

@@ -78,12 +78,14 @@ def save(
     results: Result | Sequence[Result],
     *,
     force: bool = False,
+    vectors: bool = False,
     attributes: Mapping[str, str | float | bool | None] | None = None,
 ) -> list[str]:
     """Write results, all or none, and return their groups; a kill leaves the old or the new file.
 
     Args:
         force: replace a record that is already there, which is otherwise left as it is.
+        vectors: keep what is as long as the parameters, too: eigenvectors.
         attributes: what describes the checkpoint (`name`, `recipe.learning_rate`, `seed`, ...);
             merged into the file's, each a column of `Results.table()`. None takes one away.
 
@@ -94,7 +96,7 @@ def save(
     target = Path(os.path.realpath(path))  # a link keeps pointing to the file, under one lock
     listed = [results] if isinstance(results, Result) else list(results)
     groups = [_group_name(result.probe, result.settings, result.provenance) for result in listed]
-    datasets = {group: _record(result) for group, result in zip(groups, listed, strict=True)}
+    datasets = {g: _record(result, vectors) for g, result in zip(groups, listed, strict=True)}
     described = dict(attributes or {})
     for name, value in described.items():
         if name.startswith("_") or name in _OWN_ATTRIBUTES or not isinstance(value, _CELL):
@@ -234,9 +236,10 @@ def _group_name(probe: str, settings: Values, provenance: Values) -> str:
     return f"/{probe}/{request_key(probe, settings, provenance)}"
 
 
-def _record(result: Result) -> xr.Dataset:
+def _record(result: Result, vectors: bool) -> xr.Dataset:
     """A result as it is written: its dataset, with the request and its circumstances."""
-    dataset = result.to_dataset().drop_encoding()  # a copy: the result keeps its own attributes
+    # A copy: the result keeps its own attributes.
+    dataset = result.to_dataset(vectors=vectors).drop_encoding()
     for variable in dataset.variables.values():
         values = variable.to_numpy()
         if num_nan := int((values != values).sum()):  # NaN alone differs from itself

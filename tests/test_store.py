@@ -44,7 +44,7 @@ class Estimate(Result):
     def status(self) -> str:
         return "converged"
 
-    def to_dataset(self) -> xr.Dataset:
+    def to_dataset(self, *, vectors: bool = False) -> xr.Dataset:
         described = {"units": "1/s", "long_name": "trace of the Hessian"}
         return xr.Dataset(
             {
@@ -67,7 +67,7 @@ class Spectrum(Result):
     def status(self) -> str:
         return "2 of 4 converged"
 
-    def to_dataset(self) -> xr.Dataset:
+    def to_dataset(self, *, vectors: bool = False) -> xr.Dataset:
         values = np.linspace(1, 2, self.size)
         values[0], values[1] = NAN_WITH_PAYLOAD, -0.0
         described = {"units": "1", "long_name": "any"}
@@ -125,7 +125,7 @@ def test_saving_leaves_the_result_as_it_was(tmp_path):
     dataset = spectrum().to_dataset()
 
     class Kept(Spectrum):
-        def to_dataset(self) -> xr.Dataset:
+        def to_dataset(self, *, vectors: bool = False) -> xr.Dataset:
             return dataset
 
     save(tmp_path / "a.h5", Kept(settings={}))
@@ -214,7 +214,7 @@ def test_force_replaces_one_record_and_keeps_the_bits_of_the_others(tmp_path):
 
 def test_replacing_a_large_record_again_and_again_does_not_grow_the_file(tmp_path):
     class Large(Estimate):
-        def to_dataset(self) -> xr.Dataset:
+        def to_dataset(self, *, vectors: bool = False) -> xr.Dataset:
             return xr.Dataset({"vector": ("n", np.zeros(30_000))})
 
     sizes = []
@@ -402,7 +402,7 @@ from landscape.store import save
 sys.path.insert(0, sys.argv[1])
 from test_store import Estimate
 class Large(Estimate):
-    def to_dataset(self):
+    def to_dataset(self, *, vectors=False):
         return xr.Dataset({"vector": ("n", np.ones(100_000))})
 before = Path(sys.argv[2]).read_bytes()
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
@@ -434,7 +434,7 @@ def test_a_lock_that_is_not_given_back_is_reported_with_its_holder(tmp_path, mon
 
 def test_a_save_that_fails_half_way_changes_nothing(tmp_path):
     class Broken(Estimate):
-        def to_dataset(self) -> xr.Dataset:
+        def to_dataset(self, *, vectors: bool = False) -> xr.Dataset:
             return xr.Dataset({"value": ((), 1.0, {"units": {}})})  # an attribute is no dict
 
     path = tmp_path / "a.h5"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import tempfile
@@ -58,6 +57,8 @@ Check = tuple[bool, str, str]
 
 
 def _packages() -> list[Check]:
+    import importlib.metadata
+
     from packaging.requirements import Requirement
 
     checks: list[Check] = [(True, "python", platform.python_version())]

@@ -84,6 +84,9 @@ def probe(
     force: Annotated[
         bool, typer.Option("--force", help="Measure again what is there already.")
     ] = False,
+    vectors: Annotated[
+        bool, typer.Option("--vectors", help="Keep the eigenvectors in the file, too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the file names only.")] = False,
 ) -> None:
@@ -116,6 +119,8 @@ def probe(
             "each gets a file of its own."
         )
     options = {
+        "force": force,
+        "vectors": vectors,
         "params": params or "*",
         "bn": bn,
         "batch_size": batch_size,
@@ -127,14 +132,7 @@ def probe(
         for checkpoint in checkpoints:
             try:
                 report, code = _probe_one(
-                    checkpoint,
-                    source,
-                    plan,
-                    out,
-                    force,
-                    options,
-                    bar,
-                    chatty=not (quiet or as_json),
+                    checkpoint, source, plan, out, options, bar, chatty=chatty
                 )
             except RequestError as error:
                 if len(checkpoints) == 1:
@@ -155,7 +153,6 @@ def _probe_one(
     source: Source,
     plan: Plan,
     out: Path | None,
-    force: bool,
     options: dict[str, Any],
     bar: Progress,
     *,
@@ -186,7 +183,6 @@ def _probe_one(
             source,
             plan=plan,
             out=out,
-            force=force,
             progress=bar.report,
             on_outcome=on_outcome,
             **options,

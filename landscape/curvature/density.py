@@ -6,6 +6,7 @@ the eye.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ class SpectralDensity(Result):
             rows.append(steps[index])
         return np.stack(rows)
 
-    def to_dataset(self) -> xr.Dataset:
+    def to_dataset(self, *, vectors: bool = False) -> xr.Dataset:
         """Dimensions `probe`, `node`, `outlier`; headline: median, negative and near-zero mass."""
         import xarray as xr
 
@@ -187,6 +188,26 @@ class SpectralDensity(Result):
                 "noise_floor": ((), floor, {**unit, "long_name": "rounding noise of a product"}),
             },
             coords={"side": ["low", "high"]},
+        )
+
+    @classmethod
+    def from_dataset(cls, record: xr.Dataset) -> SpectralDensity:
+        """The inverse of `to_dataset`; the request is taken from a stored record's attributes."""
+        held = record.attrs
+        low, high = (float(edge) for edge in record["edge"].to_numpy())
+        return cls(
+            settings=json.loads(str(held.get("settings", "{}"))),
+            provenance=json.loads(str(held.get("provenance", "{}"))),
+            num_products=int(held.get("num_products", 0)),
+            wall_time=float(held.get("wall_time", 0.0)),
+            notes=tuple(json.loads(str(held.get("notes", "[]")))),
+            outliers=record["outlier"].to_numpy(),
+            nodes=record["node"].to_numpy(),
+            weights=record["weight"].to_numpy(),
+            is_exact=record["is_exact"].to_numpy().astype(bool),
+            size=int(record["size"]),
+            edges=(low, high),
+            noise_floor=float(record["noise_floor"]),
         )
 
 

@@ -71,13 +71,13 @@ class Eigenpairs(Result):
         missing = int((~self.converged).sum())
         return f"{missing} of {len(self.values)} not converged" if missing else "converged"
 
-    def to_dataset(self) -> xr.Dataset:
-        """Dimensions `pair` and `side`; the vectors are left out."""
+    def to_dataset(self, *, vectors: bool = False) -> xr.Dataset:
+        """Dimensions `pair` and `side`; with `vectors`, `parameter`, too."""
         import xarray as xr
 
         pair, scalar = ("pair",), ()
         unit = {"units": "loss / parameter^2"}
-        return xr.Dataset(
+        dataset = xr.Dataset(
             {
                 "eigenvalue": (pair, self.values, {**unit, "long_name": "Rayleigh quotient"}),
                 "residual_norm": (
@@ -116,6 +116,11 @@ class Eigenpairs(Result):
             },
             coords={"pair": np.arange(len(self.values)), "side": ["low", "high"]},
         )
+        if vectors:
+            columns = self.vectors.float() if self.vectors.dtype.itemsize < 4 else self.vectors
+            attributes = {"units": "1", "long_name": "eigenvector"}
+            dataset["eigenvector"] = (("parameter", "pair"), columns.cpu().numpy(), attributes)
+        return dataset
 
 
 def eigsh(
@@ -142,7 +147,8 @@ def eigsh(
         seed: of the random starts.
         max_products: budget; when it is used up, the best pairs so far come back. By default
             max(300, 30 k).
-        start: (n,) or (n, j) vectors near the wanted ones, such as an earlier result's.
+        start: (n,) or (n, j) vectors near the wanted ones, such as an earlier result's. Cheaper,
+            and less certain: what a start hides is seldom excluded, so `complete` is seldom true.
         progress: called with (products, budget, message).
 
     Returns:
@@ -449,7 +455,7 @@ def _none_before(
     random start that was run until its edge was sharp to `slack`, only copies of what it showed
     are unseen; `slack` None says that the start was given, and may have hidden anything.
     """
-    closed = np.asarray(edge <= ranks + thresholds)
+    closed: NDArray[np.bool_] = np.asarray(edge <= ranks + thresholds)
     if slack is None:
         return closed
     ahead = ranks[None, :] > (ranks + thresholds)[:, None]

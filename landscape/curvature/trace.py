@@ -56,7 +56,7 @@ class Estimate(Result):
         half = (self.interval[1] - self.interval[0]) / 2
         return f"not converged: +-{half:.2g} at {self.confidence:.0%}"
 
-    def to_dataset(self) -> xr.Dataset:
+    def to_dataset(self, *, vectors: bool = False) -> xr.Dataset:
         """Scalars, and the samples along `probe`."""
         import xarray as xr
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import landscape as ls
+from landscape import store
 
 FAST = ("-k", "2", "--tol", "1e-2", "--num-steps", "10", "--max-products", "60")
 
@@ -118,3 +119,15 @@ def test_float64_lowers_the_noise_floor(run, checkpoint):
     double = run(*words, "--dtype", "float64").json["records"][0]["values"]
     assert double["noise_floor"] < 1e-6 * single["noise_floor"]
     assert math.isclose(double["largest"], single["largest"], rel_tol=1e-4)
+
+
+def test_eigenvectors_go_into_the_file_only_when_asked_for(run, checkpoint):
+    words = ("probe", checkpoint, "--probe", "eigenvalues", *FAST)
+    group = run(*words, "--json").json["records"][0]["group"]
+    assert "eigenvector" not in store.read(checkpoint.with_suffix(".h5"), group)
+    run(*words, "--force", "--vectors")
+    record = store.read(checkpoint.with_suffix(".h5"), group)
+    vectors = torch.from_numpy(record["eigenvector"].values)
+    assert vectors.shape == (8970, 2)
+    product = ls.HessianOperator(ls.load_objective(checkpoint)).matvec(vectors[:, 0])
+    assert product.norm().item() == pytest.approx(record["eigenvalue"].values[0], rel=2e-2)
