@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from landscape.curvature.density import SpectralDensity as SpectralDensity
     from landscape.curvature.density import spectral_density as spectral_density
-    from landscape.curvature.eigen import Eigenpairs as Eigenpairs
     from landscape.curvature.eigen import eigsh as eigsh
+    from landscape.curvature.eigenpairs import Eigenpairs as Eigenpairs
     from landscape.curvature.hessian import HessianOperator as HessianOperator
     from landscape.curvature.operators import LinearOperator as LinearOperator
     from landscape.curvature.operators import MatrixOperator as MatrixOperator
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Eigenpairs": "landscape.curvature.eigen",
+    "Eigenpairs": "landscape.curvature.eigenpairs",
     "Estimate": "landscape.curvature.trace",
     "HessianOperator": "landscape.curvature.hessian",
     "LinearOperator": "landscape.curvature.operators",

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from landscape.errors import RequestError
+from landscape.fingerprint import fingerprint
 from landscape.memory import available_bytes, format_bytes
 
 __all__ = ["Batches", "batch_length", "preserved_rng", "slice_batch", "tensors_of"]
@@ -288,12 +289,7 @@ def _check_finite(tensors: Mapping[str, Tensor], index: int) -> None:
 
 
 def _digest(batch: Batch) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for place, tensor in tensors_of(batch).items():
-        digest.update(f"{place}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().data)
-    return digest.digest()
+    return fingerprint(tensors_of(batch))
 
 
 @contextmanager

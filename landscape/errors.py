@@ -19,6 +19,7 @@ class RequestError(ValueError):
 def unknown_choice(kind: str, name: str, choices: Iterable[str]) -> RequestError:
     """The error for a name that is none of `choices`, with the nearest right one."""
     known = sorted(choices)
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    by_lower = {choice.lower(): choice for choice in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    hint = f" Did you mean {by_lower[near[0]]!r}?" if near else ""
     return RequestError(f"unknown {kind} {name!r}.{hint} The choices are: {', '.join(known)}.")

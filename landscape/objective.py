@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from landscape import preflight
 from landscape.batches import Batches, preserved_rng
 from landscape.errors import RequestError, unknown_choice
+from landscape.fingerprint import fingerprint
 from landscape.losses import Loss, Reduction, Term, resolve_loss
 from landscape.parameters import ParameterSpace
 
@@ -301,14 +302,10 @@ class Objective:
 
     def provenance(self) -> dict[str, object]:
         """What identifies this objective in a result file."""
-        digest = hashlib.blake2b(digest_size=16)
         everything = self.space.named(self.theta) | self._constants | self._buffers
-        for name in sorted(everything):
-            tensor = everything[name].detach().cpu().contiguous()
-            digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        ordered = {name: everything[name] for name in sorted(everything)}
         return {
-            "parameters_fingerprint": digest.hexdigest(),
+            "parameters_fingerprint": fingerprint(ordered).hex(),
             "data_fingerprint": self.batches.fingerprint,
             "model": type(self.model).__qualname__,
             "num_parameters": self.space.size,

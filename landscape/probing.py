@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from landscape import store
 from landscape.curvature.density import spectral_density
-from landscape.curvature.eigen import Eigenpairs, eigsh
+from landscape.curvature.eigen import eigsh
+from landscape.curvature.eigenpairs import Eigenpairs
 from landscape.curvature.hessian import HessianOperator
 from landscape.curvature.trace import trace
 from landscape.errors import RequestError

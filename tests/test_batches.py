@@ -293,3 +293,12 @@ def test_numpy_floats_become_the_models_dtype_and_tensors_stay_what_they_are():
     assert whole.value == pytest.approx(listed.value)
     with pytest.raises(RequestError, match="dtype"):
         Objective(model, (torch.from_numpy(inputs), torch.from_numpy(targets)))
+
+
+def test_a_strided_slice_of_one_example_is_fingerprinted_like_any_other():
+    labels = torch.arange(8).reshape(4, 2)[:, 0]
+    inputs = torch.randn(4, 3)
+    ragged = list(zip(inputs.split(3), labels.split(3), strict=True))
+    again = list(zip(inputs.split(3), labels.clone().split(3), strict=True))
+    device = torch.device("cpu")
+    assert Batches(ragged, device=device).fingerprint == Batches(again, device=device).fingerprint

@@ -1,28 +1,25 @@
-"""Eigenpairs with certificates, by thick-restart Lanczos; the basis itself is in `lanczos`.
+"""The search for eigenpairs by thick-restart Lanczos: `eigenpairs` holds what is found.
 
-What is reported was recomputed: a value is a Rayleigh quotient, a residual norm comes from a fresh
-product, and an interval holds an eigenvalue whatever the solver believed.
+The basis itself is in `lanczos`. What is reported was recomputed: a value is a Rayleigh quotient, a
+residual norm comes from a fresh product, and an interval holds an eigenvalue whatever the solver
+believed.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from landscape.curvature.eigenpairs import Eigenpairs
 from landscape.curvature.lanczos import Array, Krylov, check_memory, fits, spectrum_edge
 from landscape.curvature.operators import LinearOperator, Noise
 from landscape.errors import RequestError, unknown_choice
-from landscape.result import Result
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 __all__ = ["Eigenpairs", "Which", "eigsh"]
 
@@ -34,93 +31,6 @@ _SAFETY = 0.7  # a residual estimate must undercut the threshold: the recomputed
 _DELTA = 0.01  # probability that a statement about missed eigenvalues is wrong
 _EDGE_SHARE = 0.1  # of the spectrum's spread: how sharp an outer bound "complete" asks for
 _CHECK_EFFORT = 1.0  # steps of the search for missed copies, over those of the first search
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Eigenpairs(Result):
-    """Eigenpairs of a symmetric operator, the most wanted first.
-
-    Attributes:
-        values: (k,) Rayleigh quotients, float64; the unit is the operator's.
-        vectors: (n, k) orthonormal columns.
-        residual_norms: (k,) ||A v - value v||, recomputed with one product a pair.
-        intervals: (k, 2) each holds an eigenvalue of A: value -+ (residual norm + rounding noise
-            of the products), by Weyl's theorem, with no assumption on the solver.
-        converged: (k,) residual norm <= max(tol |value|, 4 x rounding noise).
-        complete: (k,) with probability 99 %, no eigenvalue that belongs before this one was
-            missed, neither a larger one nor a copy of an equal one.
-        bounds: (low, high) the whole spectrum lies within, with probability 99 %; NaN where it
-            was not looked at.
-        noise_floor: rounding noise of a product, in the eigenvalues' unit.
-    """
-
-    probe: ClassVar[str] = "eigenvalues"
-
-    values: Array
-    vectors: Tensor
-    residual_norms: Array
-    intervals: Array
-    converged: NDArray[np.bool_]
-    complete: NDArray[np.bool_]
-    bounds: tuple[float, float]
-    noise_floor: float
-
-    @property
-    def status(self) -> str:
-        """ "converged", or how many pairs are not."""
-        missing = int((~self.converged).sum())
-        return f"{missing} of {len(self.values)} not converged" if missing else "converged"
-
-    def to_dataset(self, *, vectors: bool = False) -> xr.Dataset:
-        """Dimensions `pair` and `side`; with `vectors`, `parameter`, too."""
-        import xarray as xr
-
-        pair, scalar = ("pair",), ()
-        unit = {"units": "loss / parameter^2"}
-        dataset = xr.Dataset(
-            {
-                "eigenvalue": (pair, self.values, {**unit, "long_name": "Rayleigh quotient"}),
-                "residual_norm": (
-                    pair,
-                    self.residual_norms,
-                    {**unit, "long_name": "norm of A v - value v, recomputed"},
-                ),
-                "interval": (
-                    ("pair", "side"),
-                    self.intervals,
-                    {**unit, "long_name": "holds an eigenvalue"},
-                ),
-                "converged": (pair, self.converged, {"units": "1", "long_name": "converged"}),
-                "complete": (
-                    pair,
-                    self.complete,
-                    {"units": "1", "long_name": "none missed before it, with probability 0.99"},
-                ),
-                "bounds": (
-                    ("side",),
-                    np.asarray(self.bounds),
-                    {**unit, "long_name": "holds the spectrum, with probability 0.99"},
-                ),
-                "largest": (scalar, self.values.max(), {**unit, "long_name": "largest found"}),
-                "smallest": (scalar, self.values.min(), {**unit, "long_name": "smallest found"}),
-                "largest_residual": (
-                    scalar,
-                    self.residual_norms[self.values.argmax()],
-                    {**unit, "long_name": "residual norm of the largest"},
-                ),
-                "noise_floor": (
-                    scalar,
-                    self.noise_floor,
-                    {**unit, "long_name": "rounding noise of a product"},
-                ),
-            },
-            coords={"pair": np.arange(len(self.values)), "side": ["low", "high"]},
-        )
-        if vectors:
-            columns = self.vectors.float() if self.vectors.dtype.itemsize < 4 else self.vectors
-            attributes = {"units": "1", "long_name": "eigenvector"}
-            dataset["eigenvector"] = (("parameter", "pair"), columns.cpu().numpy(), attributes)
-        return dataset
 
 
 def eigsh(
@@ -455,13 +365,13 @@ def _none_before(
     random start that was run until its edge was sharp to `slack`, only copies of what it showed
     are unseen; `slack` None says that the start was given, and may have hidden anything.
     """
-    closed: NDArray[np.bool_] = np.asarray(edge <= ranks + thresholds)
+    closed = np.asarray(edge <= ranks + thresholds)
     if slack is None:
         return closed
     ahead = ranks[None, :] > (ranks + thresholds)[:, None]
     reach = np.where(ahead, ranks[None, :], np.inf).min(axis=1, initial=np.inf)
     reach = np.where(np.isfinite(reach), reach, ranks.max(initial=0) + slack)
-    return closed | np.asarray(edge + thresholds < reach)
+    return np.asarray(closed | (edge + thresholds < reach))
 
 
 def _num_kept(k: int, capacity: int) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,7 +33,7 @@ class Noise:
         floor: the norm of the rounding error of a product with a unit vector; an eigenvalue's
             unit. No result of products is surer than this.
         norm: the largest ||A v|| seen for a unit v: a lower bound of ||A||_2.
-        num_products: what it took to find out.
+        num_products: what it took to find out; 0 where it was known already.
     """
 
     floor: float
@@ -88,7 +88,7 @@ class LinearOperator(ABC):
         return vectors.detach().to(self.device, self.dtype)
 
     def noise(self) -> Noise:
-        """Rounding noise of the products, from three of them; measured once.
+        """Rounding noise of the products, from three of them at the first call, then remembered.
 
         For unit vectors u, v and w = (u + v)/sqrt(2), exact products satisfy
         A w = (A u + A v)/sqrt(2) and u.(A v) = v.(A u).
@@ -97,7 +97,9 @@ class LinearOperator(ABC):
             RequestError: a product that is not finite, or an operator that is not symmetric.
         """
         if self._noise is None:
-            self._noise = self._measured_noise()
+            measured = self._measured_noise()
+            self._noise = replace(measured, num_products=0)  # what the next call costs
+            return measured
         return self._noise
 
     def _measured_noise(self) -> Noise:

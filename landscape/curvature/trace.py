@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from landscape.curvature.eigen import Eigenpairs
+from landscape.curvature.eigenpairs import Eigenpairs
 from landscape.curvature.operators import LinearOperator
 from landscape.errors import RequestError
 from landscape.result import Result
@@ -54,14 +54,14 @@ class Estimate(Result):
         if self.converged:
             return "converged"
         half = (self.interval[1] - self.interval[0]) / 2
-        return f"not converged: +-{half:.2g} at {self.confidence:.0%}"
+        return f"not converged: +-{half:.2g} at {100 * self.confidence:g}%"
 
     def to_dataset(self, *, vectors: bool = False) -> xr.Dataset:
         """Scalars, and the samples along `probe`."""
         import xarray as xr
 
         unit = {"units": "loss / parameter^2"}
-        confidence = f"{self.confidence:.0%} interval"
+        confidence = f"{100 * self.confidence:g}% interval"
         return xr.Dataset(
             {
                 "value": ((), self.value, {**unit, "long_name": "trace"}),
@@ -92,7 +92,7 @@ def trace(
     Args:
         operator: A, symmetric.
         rtol: stop when the interval's half-width is below rtol times the value. 0 uses the whole
-            budget.
+            budget, unless all samples are equal.
         seed: of the probes.
         max_products: budget, one product a probe; an estimate that has not converged is returned
             with the interval that it has.
@@ -103,7 +103,8 @@ def trace(
         progress: called with (products, budget, message).
 
     Raises:
-        RequestError: a budget below two probes, a confidence outside (0, 1), negative rtol.
+        RequestError: a budget below two probes, a confidence outside (0, 1), negative rtol,
+            eigenpairs of another operator, a product that is not finite.
 
     Source: Hutchinson 1989. Successive means are no stop rule: theirs fails silently.
     """
@@ -111,6 +112,11 @@ def trace(
         raise RequestError(
             f"max_products={max_products}, confidence={confidence}, rtol={rtol}: expected at least "
             "2 products, a confidence between 0 and 1, and rtol >= 0."
+        )
+    if deflate is not None and len(deflate.vectors) != operator.size:
+        raise RequestError(
+            f"deflate holds vectors of {len(deflate.vectors)} parameters, the operator has "
+            f"{operator.size}: pass eigenpairs of this operator."
         )
     began = time.perf_counter()
     generator = torch.Generator().manual_seed(
