@@ -163,8 +163,13 @@ def dense_hessian(
     targets: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor],
     names: Sequence[str] | None = None,
+    *,
+    over: Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]] | None = None,
 ) -> Tensor:
-    """(n, n) by `torch.func`, forward over reverse: all data in one batch, in eval mode."""
+    """(n, n) by `torch.func`, forward over reverse: all data in one batch, in eval mode.
+
+    `over` takes the place of jacfwd(grad), and is not checked to be symmetric.
+    """
     model = copy.deepcopy(model).eval()
     everything = {name: p.detach() for name, p in model.named_parameters()}
     chosen = {name: everything[name] for name in names or everything}
@@ -182,6 +187,8 @@ def dense_hessian(
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
         # `torch.func.hessian` itself is jacfwd(jacrev): torch 2.13 gets LayerNorm's weight wrong in
         # it (not even symmetric), since the inner jacrev differentiates under vmap. grad does not.
+        if over is not None:
+            return over(value)(theta).detach()
         dense = torch.func.jacfwd(torch.func.grad(value))(theta).detach()
     assert (dense - dense.T).abs().max() < 1e-12 * (1 + dense.abs().max()), "a bad oracle"
     return dense
