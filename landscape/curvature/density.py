@@ -91,7 +91,7 @@ class SpectralDensity(Result):
         """
         shares = np.asarray(q, float)
         if not ((shares >= 0) & (shares <= 1)).all():
-            raise RequestError(f"q={q}, expected shares between 0 and 1: the median is 0.5.")
+            raise RequestError(f"q={shares}, expected shares between 0 and 1: the median is 0.5.")
         points = self._support()
         # A share of rounding below q must not move the answer by a node.
         found = np.searchsorted(self.cdf(points) + 1e-12, shares)
@@ -120,20 +120,23 @@ class SpectralDensity(Result):
 
     def _rest_band(self, x: Array, deviations: float) -> tuple[Array, Array]:
         """Bounds of F, of the eigenvalues that are not outliers, so many deviations apart."""
-        low = self._wilson(self._probe_cdf(x, "lower").mean(0), -deviations)
-        high = self._wilson(self._probe_cdf(x, "upper").mean(0), deviations)
+        lower, upper = (self._probe_cdf(x, kind).mean(0) for kind in ("lower", "upper"))
+        low = np.clip(self._wilson(lower, -deviations), 0, lower)  # up to rounding, it is so
+        high = np.clip(self._wilson(upper, deviations), upper, 1)
         # A probe that is exact saw every eigenvalue: where it sees no mass, there is none.
-        seen = self._probe_cdf(x, "value")[self.is_exact]
-        is_below = (x < self.edges[0]) | (seen <= 0).any(0)
-        is_above = (x >= self.edges[1]) | (seen >= 1).any(0)
-        return np.where(is_above, 1.0, low), np.where(is_below, 0.0, high)
+        seen, is_exact = self._probe_cdf(x, "value").mean(0), self.is_exact.any()
+        is_below = (x < self.edges[0]) | (is_exact & (seen <= 0))
+        is_above = (x >= self.edges[1]) | (is_exact & (seen >= 1))
+        ends = [is_below, is_above]
+        return np.select(ends, [0.0, 1.0], low), np.select(ends, [0.0, 1.0], high)
 
     def _wilson(self, share: Array, deviations: float) -> Array:
         """The F whose own standard deviation, times `deviations`, leads from it to `share`."""
         tosses = (self._rest + 2) * len(self.nodes) / 2  # the variance is F (1 - F) / tosses
         shift = deviations**2 / tosses
         variance = share * (1 - share) / tosses + shift / (4 * tosses)
-        return np.clip((share + shift / 2 + deviations * np.sqrt(variance)) / (1 + shift), 0, 1)
+        found = (share + shift / 2 + deviations * np.sqrt(variance)) / (1 + shift)
+        return np.asarray(found)
 
     def _support(self) -> Array:
         return np.unique(np.concatenate([self.outliers, self.nodes[self.weights > 0].ravel()]))
@@ -283,8 +286,7 @@ def spectral_density(
     if isinstance(deflate, int):
         count = min(deflate, operator.size - 1)
         pairs = eigsh(operator, count, which="LM", seed=seed, progress=progress) if count else None
-        if pairs is not None:
-            num_products = pairs.num_products  # it counts the noise, too
+        num_products += pairs.num_products if pairs is not None else 0
     else:
         pairs = deflate
     vectors = torch.empty(0, operator.size, dtype=basis_dtype(operator), device=operator.device)
