@@ -213,12 +213,16 @@ class Objective:
     # -- for those who differentiate ----------------------------------------------------------
 
     @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """The model in eval mode (BatchNorm by policy) inside, as it was outside."""
+    def evaluation(self, *, draws: bool = True) -> Iterator[None]:
+        """The model in eval mode (BatchNorm by policy) inside, as it was outside.
+
+        `draws=False`, where no forward pass is run, saves the copies of the random generators.
+        """
         before = [(module, dict(vars(module))) for module in self.model.modules()]
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(preserved_rng(self.device))
+            if draws:
+                stack.enter_context(preserved_rng(self.device))
             stack.enter_context(_one_path(self.model))
             try:
                 # Flags are set one by one: `.eval()` may be overridden, and must be undone exactly.

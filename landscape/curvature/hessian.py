@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from landscape.batches import batch_length
+from landscape.curvature.closed_forms import ClosedForms
 from landscape.curvature.operators import LinearOperator
 from landscape.errors import RequestError
 from landscape.memory import available_bytes
@@ -85,7 +86,10 @@ class HessianOperator(LinearOperator):
 
     def _products(self, vectors: Tensor) -> Tensor:
         objective, space = self.objective, self.objective.space
-        with objective.evaluation(), torch.enable_grad(), _differentiable_kernels(objective):
+        # Where every graph is kept, no forward pass is run, and nothing is drawn.
+        draws = self.num_kept != objective.batches.num_batches
+        evaluation = objective.evaluation(draws=draws)
+        with evaluation, torch.enable_grad(), _differentiable_kernels(objective):
             # A row of H V for each row of V; float32 sums over batches are of few, alike terms.
             # Made here: under the caller's inference_mode it could not be added to.
             result = torch.zeros_like(vectors)
@@ -115,7 +119,8 @@ class HessianOperator(LinearOperator):
 
     def _gradients(self, batch: object) -> tuple[list[Tensor], list[int]]:
         """First-order gradients of a batch with their graph, and their blocks of theta."""
-        total = self.objective.term(self._leaves, batch, self._buffers).total
+        with ClosedForms():
+            total = self.objective.term(self._leaves, batch, self._buffers).total
         if not total.requires_grad:
             raise RequestError(
                 f"the loss {self.objective.loss_function.name!r} carries no gradient (detached, "
