@@ -33,7 +33,7 @@ class ClosedForms(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.gelu and len(args) == 1 and kwargs.get("approximate", "none") == "none":
-            return _Gelu.apply(args[0])
+            return _Gelu.apply(args[0])  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
 
@@ -50,7 +50,9 @@ class _Gelu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        return _GeluGradient.apply(gradient, *ctx.saved_tensors)
+        return _GeluGradient.apply(  # type: ignore[no-untyped-call]
+            gradient, *ctx.saved_tensors
+        )
 
 
 class _GeluGradient(torch.autograd.Function):
