@@ -28,14 +28,15 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,  # drawing the help with rich takes as long as all the rest of it
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(demo)
+app.command(short_help="Train, measure and compare three small networks.")(demo)
 app.add_typer(train, name="train")
-app.command()(probe)
-app.command()(plot)
-app.command()(info)
-app.command()(doctor)
+app.command(short_help="Measure checkpoints: CKPT.pt -> CKPT.h5.")(probe)
+app.command(short_help="Draw what is in result files.")(plot)
+app.command(short_help="What is in a result file or checkpoint.")(info)
+app.command(short_help="Check the installation, and a checkpoint.")(doctor)
 
 
 @app.callback(invoke_without_command=True)

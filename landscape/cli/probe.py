@@ -31,21 +31,16 @@ def probe(
         list[str] | None,
         typer.Option("--probe", help=f"One of {', '.join(PROBES)}; repeat for more. Default: all."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help=_MODEL, rich_help_panel="Foreign")] = None,
-    model_args: Annotated[
-        str | None, typer.Option(help="Its arguments, as JSON.", rich_help_panel="Foreign")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help=_DATA, rich_help_panel="Foreign")] = None,
-    data_args: Annotated[
-        str | None, typer.Option(help="Its arguments, as JSON.", rich_help_panel="Foreign")
-    ] = None,
-    loss: Annotated[str | None, typer.Option(help=_LOSS, rich_help_panel="Foreign")] = None,
+    model: Annotated[str | None, typer.Option(help=_MODEL)] = None,
+    model_args: Annotated[str | None, typer.Option(help="Its arguments, as JSON.")] = None,
+    data: Annotated[str | None, typer.Option(help=_DATA)] = None,
+    data_args: Annotated[str | None, typer.Option(help="Its arguments, as JSON.")] = None,
+    loss: Annotated[str | None, typer.Option(help=_LOSS)] = None,
     unsafe_load: Annotated[
         bool,
         typer.Option(
             "--unsafe-load",
             help="Let a pickle run code, and a checkpoint name any. Only if you trust its origin.",
-            rich_help_panel="Foreign",
         ),
     ] = False,
     params: Annotated[list[str] | None, typer.Option(help=_PARAMS)] = None,
