@@ -55,7 +55,7 @@ lint: $(VENV)/.installed-dev
 # mypy reads folders, not the mapping in setup.cfg: it checks the package as it is installed.
 typecheck: $(VENV)/.installed-dev
 	rm -rf $(VENV)/typecheck build
-	$(PIP) --no-deps --no-build-isolation --target $(VENV)/typecheck .
+	$(PIP) --no-deps --target $(VENV)/typecheck .
 	rm -rf build
 	cd $(VENV) && MYPYPATH=typecheck bin/mypy --strict --config-file ../pyproject.toml -p landscape
 	$(BIN)/mypy --strict benchmarks

@@ -283,7 +283,7 @@ def test_the_sampling_variance_is_that_of_a_beta_distribution(num_probes):
 @pytest.mark.parametrize("num_probes", [1, 4])
 @pytest.mark.parametrize("spectrum", ["linspace", "trained", "three_values"])
 def test_the_sampling_variance_of_many_runs(spectrum, num_probes):
-    _assert_beta_variance(SPECTRA[spectrum](N), 400, num_probes)
+    _assert_beta_variance(SPECTRA[spectrum](N), 400 // num_probes, num_probes)
 
 
 def _band_coverage(spectrum: str, density: SpectralDensity, num_probes: int = 1) -> float:
