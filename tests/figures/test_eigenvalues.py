@@ -125,6 +125,12 @@ def test_values_that_are_nan_are_left_out(tmp_path):
     data = pairs_of(np.arange(12.0)).to_dataset()
     for name in ("eigenvalue", "residual_norm", "interval"):
         data[name][-1] = np.nan
-    figures.eigenvalues(data).savefig(tmp_path / "figure.png")
+    figure = figures.eigenvalues(data)
+    figure.savefig(tmp_path / "figure.png")
+    drawn = np.concatenate([line.get_ydata() for axes in figure.axes for line in axes.lines])
+    known = data["eigenvalue"].values[:-1]
+    # matplotlib leaves a gap where there is NaN; the five others are all there.
+    assert all(np.isclose(drawn, value, rtol=1e-9).any() for value in known)
+    assert not np.isclose(drawn, 0.0, atol=1e-20).any()  # nor is it drawn as zero
     data = data.map(lambda column: column * np.nan if column.dtype == float else column)
     figures.eigenvalues(data).savefig(tmp_path / "figure.png")
