@@ -48,7 +48,7 @@ class Factory:
         """Whether it is code that ships with landscape and that any checkpoint may name.
 
         It lies in `landscape.trainers.` (recipes excepted), and `resolve` sees to it that it is
-        defined there: what such a module imports is not its own.
+        defined there or below: what such a module imports from elsewhere is not its own.
         """
         return _OWN.fullmatch(self.path) is not None
 
@@ -82,7 +82,9 @@ class Factory:
                 f"{self.path!r} is a {type(found).__name__}, which cannot be called. Name a "
                 "function or class that builds what is needed."
             )
-        if self.is_own and getattr(found, "__module__", None) != source:
+        home = str(getattr(found, "__module__", None))
+        # A package may show what its own modules define, so that a name outlives a move of code.
+        if self.is_own and home != source and not home.startswith(f"{source}."):
             raise RequestError(f"{name!r} is not defined in {source}, which only imports it.")
         return found
 

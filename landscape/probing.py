@@ -6,6 +6,7 @@ soon as it is finished, and one that is there already is not measured again.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from landscape.curvature.hessian import HessianOperator
 from landscape.curvature.trace import trace
 from landscape.errors import RequestError
 from landscape.objective import Objective
-from landscape.request import Plan, Source, open_checkpoint
+from landscape.request import Plan, Source, checkpoints_in, open_checkpoint
 from landscape.result import Result
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def result_path(checkpoint: str | Path) -> Path:
 
 
 def probe(
-    checkpoint: str | Path,
+    checkpoint: str | os.PathLike[str],
     source: Source | None = None,
     *,
     plan: Plan | None = None,
@@ -182,7 +183,8 @@ def probe(
     """Measure a checkpoint and keep each record as soon as it is finished.
 
     Args:
-        checkpoint: ours, or a foreign one for which `source` names model, data and loss.
+        checkpoint: ours, or a foreign one for which `source` names model, data and loss; or a
+            family, whose members are measured one after another.
         plan: which probes; by default loss and accuracy, eigenvalues at both ends, trace and
             spectral density of the Hessian.
         out: the result file; by default `ckpt.h5` beside the checkpoint.
@@ -199,6 +201,29 @@ def probe(
         RequestError: the request cannot be met; nothing was written.
     """
     plan = plan or Plan()
+    members = checkpoints_in(checkpoint)
+    if members != [Path(checkpoint).expanduser()]:
+        if out is not None:
+            raise RequestError("out names one file, and this is a family. Leave it out.")
+        return [
+            outcome
+            for member in members
+            for outcome in probe(
+                member,
+                source,
+                plan=plan,
+                force=force,
+                vectors=vectors,
+                params=params,
+                bn=bn,
+                batch_size=batch_size,
+                device=device,
+                dtype=dtype,
+                progress=progress,
+                on_outcome=on_outcome,
+            )
+        ]
+    (checkpoint,) = members
     target = Path(out) if out is not None else result_path(checkpoint)
     if target.is_file():
         store.records(target)  # a file that is not ours is refused before the work, not after

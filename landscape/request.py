@@ -6,6 +6,7 @@ which wins over what the checkpoint says of itself. Importing this page loads no
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from landscape.checkpoint import Checkpoint
     from landscape.objective import BatchNormPolicy, Objective
 
-__all__ = ["NUM_PAIRS", "PROBES", "Plan", "Source", "load_objective", "open_checkpoint"]
+__all__ = ["NUM_PAIRS", "PROBES", "Plan", "Source", "checkpoints_in", "load_objective"]
+__all__ += ["open_checkpoint"]
 
 PROBES = ("metrics", "eigenvalues", "trace", "density")
 NUM_PAIRS = 10  # eigenpairs, unless asked otherwise
@@ -207,6 +209,16 @@ def load_objective(
         device=device,
         dtype=dtype,
     )[0]
+
+
+def checkpoints_in(path: str | os.PathLike[str]) -> list[Path]:
+    """The checkpoints of the family in a folder; any other path is a checkpoint itself."""
+    folder = Path(path).expanduser()
+    if not (folder / "family.h5").is_file():
+        return [folder]
+    from landscape.trainers.family import load_family
+
+    return list(load_family(folder))
 
 
 def open_checkpoint(

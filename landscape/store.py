@@ -46,6 +46,7 @@ _OWN_ATTRIBUTES = {"written_by": "landscape", "schema_version": SCHEMA_VERSION}
 _FINGERPRINTS = ("parameters_fingerprint", "data_fingerprint")
 _INFO_ATTRIBUTES = ("probe", "status", "created", "wall_time", "num_products", "settings")
 _CELL = str | int | float | bool | np.generic | None
+_FAMILY_INDEX = "family.h5"  # what `landscape train` writes beside its checkpoints
 _PACKAGES = ("landscape-geometry", "torch", "numpy")
 
 # HDF5 refuses a file that this process has open under another policy, and the tree that a notebook
@@ -160,10 +161,15 @@ def read(path: str | Path, group: str) -> xr.Dataset:
     return dataset
 
 
-def open_results(files: str | Path | Sequence[str | Path]) -> Results:
-    """The results in files, folders (every .h5 below) and glob patterns, each with a match."""
+def open_results(
+    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> Results:
+    """The results in files, folders (every .h5 below) and glob patterns, each with a match.
+
+    The index of a family of checkpoints, `family.h5`, is passed over.
+    """
     found: dict[str, Path] = {}  # a file named twice counts once
-    for entry in map(str, [files] if isinstance(files, str | Path) else files):
+    for entry in map(os.fspath, [files] if isinstance(files, str | os.PathLike) else files):
         pattern = os.path.join(glob.escape(entry), "**", "*.h5") if os.path.isdir(entry) else entry
         names = [entry] if os.path.isfile(entry) else sorted(glob.glob(pattern, recursive=True))
         matches = {os.path.realpath(name): Path(name) for name in names if os.path.isfile(name)}
@@ -175,7 +181,13 @@ def open_results(files: str | Path | Sequence[str | Path]) -> Results:
         found |= matches
     if not found:
         raise RequestError("no files were given. Name result files, folders or patterns.")
-    return Results(tuple(found.values()))
+    results = tuple(path for path in found.values() if path.name != _FAMILY_INDEX)
+    if not results:
+        raise RequestError(
+            f"{next(iter(found.values()))} lists a family of checkpoints and holds no results. "
+            "Measure them first: `landscape probe` with that folder."
+        )
+    return Results(results)
 
 
 @dataclass(frozen=True)

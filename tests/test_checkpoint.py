@@ -201,7 +201,7 @@ def test_a_damaged_field_of_ours_is_an_error(tmp_path, changes):
         "os:system",
         "builtins:exec",
         "landscape.trainers.models:torch.load",
-        "landscape.trainers.recipes.single:train_single",
+        "landscape.trainers.recipes.single:run",
         "landscape.store:save",
         "landscape.trainers.evil.py:run",
     ],

@@ -97,7 +97,7 @@ def test_an_error_inside_the_factory_is_not_taken_for_wrong_arguments(project):
     [
         ("landscape.trainers.models:mlp", True),
         ("landscape.trainers.data:digits", True),
-        ("landscape.trainers.recipes.single:train_single", False),
+        ("landscape.trainers.recipes.single:run", False),
         ("landscape.trainers.recipes:x", False),
         ("landscape.trainers.models:torch.load", False),
         ("landscape.trainers.models:_private", False),
@@ -116,4 +116,4 @@ def test_only_shipped_factories_are_own(path, own):
 
 def test_what_an_own_module_imports_is_not_its_own():
     with pytest.raises(RequestError, match="only imports it"):
-        Factory("landscape.trainers.models:unknown_choice").resolve()
+        Factory("landscape.trainers.models.perceptron:unknown_choice").resolve()

@@ -32,7 +32,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(short_help="Train, measure and compare three small networks.")(demo)
-app.add_typer(train, name="train")
+app.command(
+    short_help="Make a family of checkpoints.",
+    # A recipe's options, --help among them, are read by its own command.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)(train)
 app.command(short_help="Measure checkpoints: CKPT.pt -> CKPT.h5.")(probe)
 app.command(short_help="Draw what is in result files.")(plot)
 app.command(short_help="What is in a result file or checkpoint.")(info)

@@ -12,6 +12,14 @@ from landscape.cli.console import print_table, progress_bar
 __all__ = ["demo"]
 
 _LEARNING_RATES = (0.01, 0.1, 0.5)
+_OPTIONS: dict[str, object] = {
+    "model": "mlp",
+    "data": "digits",
+    "sphere": "none",
+    "num_seeds": 1,
+    "steps": 2700,
+    "batch_size": 32,
+}
 # Column of the printed table -> column of `Results.table()`.
 _COLUMNS = {
     "learning rate": "recipe.learning_rate",
@@ -33,19 +41,21 @@ def demo(
     from landscape import store
     from landscape.cli.plot import draw
     from landscape.probing import probe, result_path
-    from landscape.trainers import train_single
+    from landscape.trainers import train
 
     rates = ", ".join(f"{rate:g}" for rate in _LEARNING_RATES)
     print(f"Three MLPs on scikit-learn's digits, learning rates {rates}:", flush=True)
     files = []
     with progress_bar(quiet=False) as bar:
-        for rate in _LEARNING_RATES:
-            checkpoint = train_single(
-                out,
-                learning_rate=rate,
-                progress=lambda done, total, _: bar.report("training", done, total),
-            )
-            bar.finish()
+        family = train(
+            "lr-sweep",
+            out,
+            progress=lambda phase, done, total, _: bar.report(phase, done, total),
+            learning_rates=_LEARNING_RATES,
+            **_OPTIONS,
+        )
+        bar.finish()
+        for checkpoint in family:
             print(f"  {checkpoint}", flush=True)
             probe(checkpoint, progress=bar.report)
             bar.finish()

@@ -1,4 +1,4 @@
-"""`landscape info`: what is in a result file or a checkpoint."""
+"""`landscape info`: what is in a result file, a checkpoint or a family."""
 
 from __future__ import annotations
 
@@ -19,13 +19,39 @@ def info(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """What is in a result file, or in a checkpoint."""
-    if file.suffix in (".h5", ".hdf5", ".nc"):
+    """What is in a result file, in a checkpoint, or in a family's folder."""
+    if file.name == "family.h5" or (file / "family.h5").is_file():
+        described = _family(file if file.is_dir() else file.parent, as_json)
+    elif file.suffix in (".h5", ".hdf5", ".nc"):
         described = _results(file, as_json)
     else:
         described = _checkpoint(file, unsafe_load, as_json)
     if as_json:
         print_json(described)
+
+
+def _family(folder: Path, as_json: bool) -> dict[str, Any]:
+    from landscape.cli.console import print_table
+    from landscape.trainers.family import load_family
+
+    family = load_family(folder)
+    groups = [path.strip("/") for path in family.results.groups if path != "/"]
+    described = {
+        "folder": str(folder),
+        "recipe": family.recipe,
+        "command": family.command,
+        "options": dict(family.options),
+        "notes": list(family.notes),
+        "groups": groups,
+        "members": family.members.to_dict(orient="records"),
+    }
+    if not as_json:
+        print(f"{folder}: {len(family)} checkpoints, made by\n  {family.command}")
+        for sentence in family.notes:
+            print(f"  {sentence}")
+        print(f"  recorded: {', '.join(groups)}")
+        print_table(family.members)
+    return described
 
 
 def _results(file: Path, as_json: bool) -> dict[str, Any]:

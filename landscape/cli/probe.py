@@ -12,7 +12,7 @@ import typer
 
 from landscape.cli.console import Progress, fail, print_json, progress_bar
 from landscape.errors import RequestError
-from landscape.request import NUM_PAIRS, PROBES, Plan, Source
+from landscape.request import NUM_PAIRS, PROBES, Plan, Source, checkpoints_in
 
 if TYPE_CHECKING:
     from landscape.probing import Outcome
@@ -108,6 +108,7 @@ def probe(
         data_arguments=json_object(data_args, "--data-args"),
         unsafe_load=unsafe_load,
     )
+    checkpoints = [one for path in checkpoints for one in checkpoints_in(path)]
     if out is not None and len(checkpoints) > 1:
         raise RequestError(
             f"--out names one file, and {len(checkpoints)} checkpoints were given. Leave it out: "

@@ -1,70 +1,181 @@
-"""`landscape train RECIPE`: make checkpoints."""
+"""`landscape train RECIPE`: make a family of checkpoints.
+
+A recipe's options are the fields of its `Options`: they are read from there, with their types,
+defaults and help, so that each stands in one place.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import typing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from landscape.cli.console import print_json, progress_bar
+from landscape.errors import RequestError
 
 __all__ = ["train"]
 
-train = typer.Typer(help="Make checkpoints on the bundled data.", invoke_without_command=True)
+_PLACE = {
+    "out": (Path | None, "--out", "Folder for the family."),
+    "force": (bool, "--force", "Start anew, and replace what is there."),
+    "dry_run": (bool, "--dry-run", "Tell what it would take, and train nothing."),
+    "device": (str | None, "--device", "Such as cuda:0."),
+    "data_root": (Path | None, "--data-root", "Folder of data files. Default: $LANDSCAPE_DATA."),
+    "as_json": (bool, "--json", "Print JSON, for programs."),
+    "quiet": (bool, "--quiet", "Print the folder only."),
+}
+_ALIASES = {"learning_rate": ("--lr",), "learning_rates": ("--lrs",)}
 
 
-@train.callback()
-def recipes(
+def train(
     context: typer.Context,
+    recipe: Annotated[str | None, typer.Argument(help="What to train.", metavar="RECIPE")] = None,
     show: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
 ) -> None:
-    """Make checkpoints on the bundled data. `landscape train RECIPE --help` for one recipe."""
-    if show:
-        print("single    one network on scikit-learn's digits, by plain SGD")
-    elif context.invoked_subcommand is None:
-        print(context.get_help())
-        raise typer.Exit(2)
+    """Make a family of checkpoints. `landscape train RECIPE --help` for a recipe's options."""
+    from landscape.trainers.recipes import RECIPES, recipe_module
+
+    if show or recipe in (None, "-h", "--help"):
+        width = max(map(len, RECIPES))
+        listed = "\n".join(f"{name:{width}}  {line}" for name, line in RECIPES.items())
+        print(listed if show else f"{context.get_help()}\n\nRecipes:\n{listed}")
+        if not show and recipe is None:
+            raise typer.Exit(2)
+        return
+    assert recipe is not None
+    module = recipe_module(recipe)
+    app = typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.command()(_command(recipe, module.Options, (module.__doc__ or "").strip()))
+    app(args=context.args, prog_name=f"landscape train {recipe}")
 
 
-@train.command()
-def single(
-    out: Annotated[Path, typer.Option(help="Folder for the checkpoint.", show_default=False)],
-    model: Annotated[str | None, typer.Option(help="mlp, cnn or resnet20. Default: mlp.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", "--lr", help="Default: 0.1.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Default: 60.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Default: 32.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Default: 0.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the file name only.")] = False,
-) -> None:
-    """One network on scikit-learn's digits, by plain SGD: one self-describing checkpoint."""
-    from landscape.checkpoint import read_checkpoint
-    from landscape.trainers import train_single
+def _command(recipe: str, options: Any, help: str) -> Any:
+    """A function with one keyword for each option, as typer reads them."""
+    own = {field.name: field for field in dataclasses.fields(options)}
+    kinds = typing.get_type_hints(options)
 
-    asked = {
-        "model": model,
-        "learning_rate": learning_rate,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "seed": seed,
+    def command(**given: Any) -> None:
+        place = {name: given.pop(name) for name in _PLACE}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        _run(recipe, chosen, **place)
+
+    annotations: dict[str, Any] = {
+        name: Annotated[kind, typer.Option(flag, help=text, show_default=False)]
+        for name, (kind, flag, text) in _PLACE.items()
     }
-    given = {name: value for name, value in asked.items() if value is not None}
+    for name, field in own.items():
+        kind, choices = _kind(kinds[name])
+        default = _shown(field.default)
+        words = [field.metadata["help"], *([f"One of {choices}."] if choices else [])]
+        if default:
+            words.append(f"Default: {default}.")
+        flag = name.replace("_", "-")
+        flags = [f"--{flag}/--no-{flag}"] if kind is bool else [f"--{flag}", *_ALIASES.get(name, ())]
+        text = ". ".join(word.rstrip(".") for word in words) + "."
+        annotations[name] = Annotated[
+            kind | None, typer.Option(*flags, help=text[0].upper() + text[1:], show_default=False)
+        ]
+    empty = {name: False if kind is bool else None for name, (kind, _, _) in _PLACE.items()}
+    command.__annotations__ = annotations
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=empty.get(name), annotation=annotation
+            )
+            for name, annotation in annotations.items()
+        ]
+    )
+    command.__doc__ = help
+    return command
+
+
+def _run(
+    recipe: str,
+    options: dict[str, object],
+    *,
+    out: Path | None,
+    force: bool,
+    dry_run: bool,
+    device: str | None,
+    data_root: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from landscape.trainers.execution import forecast
+    from landscape.trainers.execution import train as carry_out
+
+    if dry_run:
+        expected = forecast(recipe, device=device, data_root=data_root, **options)
+        if as_json:
+            print_json({**dataclasses.asdict(expected), "seconds": expected.seconds})
+        else:
+            print("\n".join(expected.lines()))
+        return
+    if out is None:
+        raise RequestError("--out is missing. Name a folder for the family: --out runs")
     with progress_bar(quiet=quiet or as_json) as bar:
-        path = train_single(
+        family = carry_out(
+            recipe,
             out,
-            progress=lambda done, total, message: bar.report("training", done, total),
-            **given,  # type: ignore[arg-type]
+            force=force,
+            device=device,
+            data_root=data_root,
+            progress=lambda phase, done, total, _: bar.report(phase, done, total),
+            **options,
         )
-    metrics = read_checkpoint(path).metrics
     if as_json:
-        print_json({"checkpoint": str(path), "metrics": metrics})
+        members = family.members.to_dict(orient="records")
+        files = [str(path) for path in family]
+        print_json({"folder": str(out), "checkpoints": files, "members": members})
     elif quiet:
-        print(path)
+        print(out)
     else:
-        words = ", ".join(
-            f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items()
-        )
-        print(f"{path}\n  {words}\n  measure it: landscape probe {path}")
+        _summarise(family)
+
+
+def _summarise(family: Any) -> None:
+    from landscape.cli.console import print_table
+
+    members = family.members
+    columns = [c for c in members if c not in ("file", "diverged", "step") and members[c].nunique() > 1]
+    columns = ["name", *(c for c in columns if c != "name")]
+    shown = members[columns]
+    if len(shown) > _ROWS:
+        print_table(shown.head(_ROWS))
+        print(f"... {len(shown) - _ROWS} more: landscape.trainers.load_family({str(family.folder)!r})")
+    else:
+        print_table(shown)
+    lost = int(members["diverged"].sum())
+    if lost:
+        print(f"{lost} of {len(members)} diverged: their weights are not finite, and have no file.")
+    for sentence in family.notes:
+        print(sentence)
+    print(f"{len(family)} checkpoints in {family.folder}; measure them: landscape probe {family.folder}")
+
+
+_ROWS = 30
+
+
+def _kind(kind: Any) -> tuple[Any, str]:
+    """What the command line takes for an option, and its choices; lists and choices are text."""
+    if typing.get_origin(kind) is typing.Literal:
+        return str, ", ".join(map(str, typing.get_args(kind)))
+    if typing.get_origin(kind) is tuple:
+        return str, ""
+    arguments = [one for one in typing.get_args(kind) if one is not type(None)]
+    return (arguments[0] if arguments else kind), ""
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, tuple):
+        return ",".join(f"{entry:g}" if isinstance(entry, float) else str(entry) for entry in default)
+    return "" if default in ("", None) else str(default)

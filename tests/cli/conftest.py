@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from landscape.cli.app import main
-from landscape.trainers import train_single
+from landscape.trainers import train
 
 
 @dataclass
@@ -46,7 +46,7 @@ def run(monkeypatch, capsys):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
     """A real checkpoint, trained for two epochs."""
-    return train_single(tmp_path_factory.mktemp("trained"), epochs=2)
+    return train("single", tmp_path_factory.mktemp("trained"), epochs=2)[0]
 
 
 @pytest.fixture

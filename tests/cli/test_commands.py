@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
+import importlib
 
 import matplotlib.image
 import pytest
 import torch
 
 import landscape as ls
-from landscape.cli import train as command
-from landscape.trainers import train_single
+from landscape.trainers import train
+from landscape.trainers.recipes import RECIPES, recipe_module
+
+demo = importlib.import_module("landscape.cli.demo")
 
 FAST = ("-k", "2", "--tol", "1e-2", "--num-steps", "10", "--max-products", "60")
 
@@ -18,28 +21,90 @@ FAST = ("-k", "2", "--tol", "1e-2", "--num-steps", "10", "--max-products", "60")
 def test_train_single_writes_a_checkpoint_that_describes_itself(run, tmp_path):
     done = run("train", "single", "--out", tmp_path, "--epochs", "1", "--lr", "0.2", "--json")
     assert done.code == 0
-    objective = ls.load_objective(done.json["checkpoint"])
-    assert objective.value == pytest.approx(done.json["metrics"]["train_loss"], rel=1e-5)
+    objective = ls.load_objective(done.json["checkpoints"][0])
+    assert objective.value == pytest.approx(done.json["members"][0]["train_loss"], rel=1e-5)
 
 
-def test_train_states_the_defaults_of_its_recipe():
-    stated = inspect.signature(command.single).parameters
-    for name, parameter in inspect.signature(train_single).parameters.items():
-        if name not in ("out", "progress"):
-            option = stated[name].annotation
-            assert f"Default: {parameter.default}." in option
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_train_shows_every_option_of_a_recipe_with_its_default(run, recipe):
+    text = " ".join(run("train", recipe, "--help").out.split())
+    for field in dataclasses.fields(recipe_module(recipe).Options):
+        assert f"--{field.name.replace('_', '-')}" in text
+    for option in ("--out", "--dry-run", "--force", "--json", "--data-root"):
+        assert option in text
 
 
 def test_train_lists_its_recipes_and_asks_for_one(run):
-    assert run("train", "--list").out.startswith("single ")
-    assert run("train").code == 2
+    listed = run("train", "--list")
+    assert [line.split()[0] for line in listed.out.splitlines()] == list(RECIPES)
+    asked = run("train")
+    assert asked.code == 2
+    assert "lr-sweep" in asked.out
 
 
-def test_train_refuses_what_its_recipe_refuses(run, tmp_path):
-    done = run("train", "single", "--out", tmp_path, "--model", "mpl")
+def test_train_help_is_help_and_no_failure(run):
+    done = run("train", "--help")
+    assert done.code == 0
+    assert "lr-sweep" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("single", "--model", "mpl"), "'mlp'"),
+        (("singel",), "'single'"),
+        (("single", "--lr", "-1"), "learning_rate"),
+        (("single", "--lr", "nan"), "learning_rate"),
+        (("lr-sweep", "--learning-rates", "0.1,x"), "learning_rates"),
+        (("lr-sweep", "--sphere", "project"), "'projected'"),
+        (("lr-sweep", "--model", "mlp", "--data", "digits"), "sphere"),
+        (("finetune",), "--start"),
+        (("finetune", "--start", "nowhere"), "nowhere"),
+        (("single", "--data", "cifar10", "--data-root", "nowhere"), "nowhere"),
+        (("single", "--data", "cifar10", "--data-root", "."), "cifar-10"),
+        (("single", "--device", "cuda:9"), "cuda:9"),
+    ],
+)
+def test_train_refuses_in_one_line_and_leaves_nothing_behind(run, tmp_path, words, said):
+    done = run("train", *words, "--out", tmp_path / "family")
     assert done.code == 2
-    assert "'mlp'" in done.err
+    assert said in done.err
+    assert len(done.err.strip().splitlines()) == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_train_needs_a_folder(run):
+    done = run("train", "single")
+    assert done.code == 2
+    assert "--out" in done.err
+
+
+def test_train_dry_run_tells_what_it_takes_and_writes_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run("train", "single", "--out", "runs", "--dry-run", "--json")
+    assert done.code == 0
+    assert done.json["seconds"] > 0
+    assert done.json["disk"] > 8970 * 4
+    assert done.json["phases"][0]["steps"] == 60 * 45
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_family_is_probed_plotted_and_told_of_by_its_folder(run, tmp_path):
+    folder = tmp_path / "family"
+    words = ("--data", "digits", "--model", "mlp", "--sphere", "none", "--steps", "90")
+    seeds = ("--num-seeds", "1", "--batch-size", "32", "--learning-rates", "0.1,0.3")
+    assert run("train", "lr-sweep", "--out", folder, *words, *seeds).code == 0
+    assert run("probe", folder, *FAST).code == 0
+    assert sorted(path.name for path in folder.glob("lr*.h5")) == [
+        "lr0.1-seed0.h5",
+        "lr0.3-seed0.h5",
+    ]
+    assert run("plot", folder).code == 0
+    assert (folder / "comparison.png").is_file()
+    told = run("info", folder, "--json").json
+    assert told["recipe"] == "lr-sweep"
+    assert len(told["members"]) == 2
+    assert "lr0.3-seed0" in run("info", folder / "family.h5").out
 
 
 def test_info_tells_what_is_in_a_result_file(run, checkpoint):
@@ -64,7 +129,7 @@ def test_info_tells_what_is_in_a_checkpoint(run, checkpoint):
 
 
 def test_plot_draws_each_record_and_the_comparison(run, checkpoint, tmp_path):
-    other = train_single(tmp_path, epochs=1, learning_rate=0.3)
+    (other,) = train("single", tmp_path / "other", epochs=1, learning_rate=0.3)
     run("probe", checkpoint, other, *FAST)
     files = [checkpoint.with_suffix(".h5"), other.with_suffix(".h5")]
     done = run("plot", *files, "--out", tmp_path / "figures")
@@ -100,14 +165,11 @@ def test_doctor_says_what_is_wrong_with_a_checkpoint(run, checkpoint):
 
 
 def test_demo_compares_three_networks_and_draws_them(run, tmp_path, monkeypatch):
-    # The real recipe with fewer epochs, since `make demo` runs it whole.
-    def short(out, *, learning_rate, progress):
-        return train_single(out, learning_rate=learning_rate, epochs=2, progress=progress)
-
-    monkeypatch.setattr("landscape.trainers.train_single", short)
+    # The real recipe with fewer steps, since `make demo` runs it whole.
+    monkeypatch.setitem(demo._OPTIONS, "steps", 90)
     done = run("demo", "--out", tmp_path / "demo")
     assert done.code == 0
-    assert len(list((tmp_path / "demo").glob("*.h5"))) == 3
+    assert len(list((tmp_path / "demo").glob("lr*.h5"))) == 3
     assert len(list((tmp_path / "demo").glob("*.png"))) == 7
     rows = [line.split() for line in done.out.splitlines()]
     assert [row[0] for row in rows if len(row) == 9 and row[0][0].isdigit()] == [
