@@ -18,6 +18,7 @@ __all__ = ["main"]
 _BENCHMARKS = {
     "products": "Hessian products beside PyHessian, curvlinops and hessian-eigenthings",
     "eigenvalues": "products, seconds and true error to the largest eigenvalues, beside the peers",
+    "training": "networks trained together against one after another; the tick study, whole",
 }
 
 

@@ -26,9 +26,10 @@ __all__ = ["JSON", "Factory", "nearest"]
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
-# Not `recipes`: they write files where their arguments say, so a checkpoint must not call them.
-# Not `landscape.trainers.x.py`: a file in the current folder may be called so.
-_OWN = re.compile(r"landscape\.trainers(?!\.recipes\b)(\.[a-z]\w*)+(?<!\.py):[A-Za-z]\w*", re.ASCII)
+# Data and networks only: other parts of `trainers` write files where their arguments say, or reach
+# the network, so a checkpoint must not call them.
+# Not `landscape.trainers.data.py`: a file in the current folder may be called so.
+_OWN = re.compile(r"landscape\.trainers\.(data|models)(\.[a-z]\w*)*(?<!\.py):[A-Za-z]\w*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Factory:
     def is_own(self) -> bool:
         """Whether it is code that ships with landscape and that any checkpoint may name.
 
-        It lies in `landscape.trainers.` (recipes excepted), and `resolve` sees to it that it is
+        It lies in `landscape.trainers.data` or `.models`, and `resolve` sees to it that it is
         defined there or below: what such a module imports from elsewhere is not its own.
         """
         return _OWN.fullmatch(self.path) is not None

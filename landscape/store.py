@@ -169,7 +169,8 @@ def open_results(
     The index of a family of checkpoints, `family.h5`, is passed over.
     """
     found: dict[str, Path] = {}  # a file named twice counts once
-    for entry in map(os.fspath, [files] if isinstance(files, str | os.PathLike) else files):
+    for given in [files] if isinstance(files, str | os.PathLike) else files:
+        entry = os.fspath(given)
         pattern = os.path.join(glob.escape(entry), "**", "*.h5") if os.path.isdir(entry) else entry
         names = [entry] if os.path.isfile(entry) else sorted(glob.glob(pattern, recursive=True))
         matches = {os.path.realpath(name): Path(name) for name in names if os.path.isfile(name)}

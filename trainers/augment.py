@@ -1,14 +1,12 @@
 """Augment: random changes of images, as pure functions of the images and of uniform numbers.
 
 Each operation says how many numbers it needs for an image; `orders` draws them. Equal numbers give
-equal images, bit for bit, and every image of a batch has its own. An operation that its number
-switches off leaves an image as it is, bit for bit.
+equal images, bit for bit. An operation that its number switches off leaves an image as it is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +40,7 @@ class Augmentation(Protocol):
 
     @property
     def num_uniforms(self) -> int: ...
+
     def __call__(self, images: Tensor, uniforms: Tensor) -> Tensor: ...
 
 
@@ -96,18 +95,17 @@ class RandomResizedCrop:
         """Uniforms: area, ratio, offset from the top, offset from the left."""
         _check(self, images, uniforms)
         precise = images.float() if images.dtype in _LOW_PRECISION else images
-        area_u, ratio_u, top_u, left_u = uniforms.to(precise.dtype).unbind(1)
-        area = _between(area_u, *self.scale)
-        ratio = _between(ratio_u, *(math.log(end) for end in self.ratio)).exp()
+        first, second, top, left = uniforms.to(precise.dtype).unbind(1)
+        area = _between(first, *self.scale)
+        ratio = _between(second, math.log(self.ratio[0]), math.log(self.ratio[1])).exp()
         aspect = images.shape[-2] / images.shape[-1]  # the ratio is one of pixels
         width = (area * ratio * aspect).sqrt().clamp(max=1)
         height = (area / ratio / aspect).sqrt().clamp(max=1)
-        zero = torch.zeros_like(width)
         # The grid's coordinates run from -1 to 1 over the image.
-        right = 2 * left_u * (1 - width) + width - 1
-        down = 2 * top_u * (1 - height) + height - 1
-        affine = torch.stack([width, zero, right, zero, height, down], 1).view(-1, 2, 3)
-        grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+        across = _grid_line(images.shape[-1], width, left)[:, None, :]
+        down = _grid_line(images.shape[-2], height, top)[:, :, None]
+        shape = (len(images), *images.shape[-2:])
+        grid = torch.stack([across.expand(shape), down.expand(shape)], -1)  # (N, H, W, 2)
         sampled = F.grid_sample(precise, grid, padding_mode="border", align_corners=False)
         return sampled.to(images.dtype)
 
@@ -146,13 +144,17 @@ class ColorJitter:
         _check(self, images, uniforms)
         _require_colours(self, images)
         is_on = _column(uniforms[:, 0] < self.p, images)
-        numbers = [_column(u, images) for u in uniforms[:, 1:].unbind(1)]
-        amounts = (self.brightness, self.contrast, self.saturation)
-        factors = [
-            _between(u, max(0.0, 1 - amount), 1 + amount)
-            for u, amount in zip(numbers[:3], amounts, strict=True)
+        ranges = [
+            (max(0.0, 1 - amount), 1 + amount)
+            for amount in (self.brightness, self.contrast, self.saturation)
         ]
-        changed = jitter(images, *factors, _between(numbers[3], -self.hue, self.hue))
+        brightness, contrast, saturation, turn = (
+            _column(_between(number, *ends), images)
+            for number, ends in zip(
+                uniforms[:, 1:].unbind(1), [*ranges, (-self.hue, self.hue)], strict=True
+            )
+        )
+        changed = jitter(images, brightness, contrast, saturation, turn)
         return torch.where(is_on, changed, images)
 
 
@@ -207,16 +209,11 @@ class GaussianBlur:
             size = images.shape[axis]
             # Mirrored without the edge's own pixel: 2 1 | 0 1 2 ...
             where = torch.arange(-reach, size + reach, device=images.device).abs()
-            mirrored = blurred.index_select(
-                axis, torch.where(where < size, where, 2 * size - 2 - where)
-            )
-            blurred = sum(
-                (
-                    _column(weights[:, k], images) * mirrored.narrow(axis, k, size)
-                    for k in range(self.kernel_size)
-                ),
-                torch.zeros_like(images),
-            )
+            where = torch.where(where < size, where, 2 * size - 2 - where)
+            mirrored = blurred.index_select(axis, where)
+            blurred = torch.zeros_like(images)
+            for k, weight in enumerate(weights.unbind(1)):
+                blurred = blurred + _column(weight, images) * mirrored.narrow(axis, k, size)
         return torch.where(_column(uniforms[:, 0] < self.p, images), blurred, images)
 
 
@@ -233,7 +230,7 @@ class Normalize:
         _check(self, images, uniforms)
         if not len(self.mean) == len(self.std) == images.shape[1]:
             raise RequestError(
-                f"mean and std have {len(self.mean)} and {len(self.std)} numbers, and the images "
+                f"mean and std have {len(self.mean)} and {len(self.std)} numbers for images of "
                 f"{images.shape[1]} channels. Give one of each for every channel."
             )
         mean, std = (
@@ -269,13 +266,11 @@ class RandomMask:
                 f"RandomMask of {self.num_features} features got vectors of {images.shape[1]}. "
                 "Make it with their number."
             )
-        share, kept, drawn = uniforms.split([1, self.num_features, self.num_features], 1)
+        share, kept, drawn = torch.split(uniforms, [1, *[self.num_features] * 2], 1)
         masked = torch.where(kept < _between(share, *self.keep_range), images, 0)
-        if self.noise == 0:
-            return masked
         precise = drawn.float() if drawn.dtype in _LOW_PRECISION else drawn
         edge = torch.finfo(precise.dtype).eps / 2  # the normal quantile of 0 is -infinity
-        normal = torch.special.ndtri(precise.clamp(edge, 1 - edge))
+        normal: Tensor = torch.special.ndtri(precise.clamp(edge, 1 - edge))
         return masked + self.noise * normal.to(images.dtype)
 
 
@@ -293,9 +288,8 @@ class Compose:
         return sum(operation.num_uniforms for operation in self.operations)
 
     def __call__(self, images: Tensor, uniforms: Tensor) -> Tensor:
-        if uniforms.shape != (len(images), self.num_uniforms):
-            raise _wrong_uniforms(self, images, uniforms)
-        parts = uniforms.split([operation.num_uniforms for operation in self.operations], 1)
+        _check_uniforms(self, images, uniforms)
+        parts = torch.split(uniforms, [each.num_uniforms for each in self.operations], 1)
         for operation, part in zip(self.operations, parts, strict=True):
             images = operation(images, part)
         return images
@@ -308,7 +302,7 @@ def augmentation(name: str, image_shape: tuple[int, ...]) -> Compose:
     - "shift": by one pixel in eight, for small grey images.
     - "crop-flip": `RandomCrop` with padding 4 and a flip, of supervised training on CIFAR.
     - "simclr": resized crop, flip, jitter (.8, .8, .8, .2) at .8, grey at .2, and a blur of a tenth
-      of the image's height, at least 3 pixels.
+      of the image's width, at least 3 pixels.
     - "mask": `RandomMask`, for vectors.
 
     Raises:
@@ -316,32 +310,26 @@ def augmentation(name: str, image_shape: tuple[int, ...]) -> Compose:
 
     Source: Sadrtdinov et al. 2021, arXiv:2107.10143 ("crop-flip", "simclr").
     """
-    choices: dict[str, tuple[int, Callable[[], Compose]]] = {
-        "shift": (3, lambda: Compose(Shift(max(1, image_shape[-1] // 8)))),
-        "crop-flip": (3, lambda: Compose(RandomCrop(4), HorizontalFlip())),
-        "simclr": (
-            3,
-            lambda: Compose(
-                RandomResizedCrop(),
-                HorizontalFlip(),
-                ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8),
-                Grayscale(0.2),
-                GaussianBlur(max(3, 2 * (image_shape[-2] // 20) + 1), (0.1, 2.0)),
-            ),
-        ),
-        "mask": (1, lambda: Compose(RandomMask(image_shape[0]))),
+    blur = max(3, 2 * (image_shape[-1] // 20) + 1)
+    jittered = ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8)
+    views = (RandomResizedCrop(), HorizontalFlip(), jittered, Grayscale(0.2), GaussianBlur(blur))
+    choices: dict[str, tuple[int, tuple[Augmentation, ...]]] = {
+        "shift": (3, (Shift(max(1, image_shape[-1] // 8)),)),
+        "crop-flip": (3, (RandomCrop(4), HorizontalFlip())),
+        "simclr": (3, views),
+        "mask": (1, (RandomMask(image_shape[0]),)),
     }
     if name == "none":
         return Compose()
     if name not in choices:
         raise unknown_choice("augmentation", name, ("none", *choices))
-    ndim, make = choices[name]
+    ndim, operations = choices[name]
     if len(image_shape) != ndim:
         raise RequestError(
-            f"the augmentation {name!r} is for inputs "
-            f"{'(C, H, W)' if ndim == 3 else '(D,)'}, and these have shape {tuple(image_shape)}. Choose another, or 'none'."
+            f"the augmentation {name!r} is for inputs {'(C, H, W)' if ndim == 3 else '(D,)'}, and "
+            f"these have shape {tuple(image_shape)}. Choose another, or 'none'."
         )
-    return make()
+    return Compose(*operations)
 
 
 def _windows(frame: Tensor, down: Tensor, right: Tensor, size: torch.Size) -> Tensor:
@@ -354,6 +342,12 @@ def _windows(frame: Tensor, down: Tensor, right: Tensor, size: torch.Size) -> Te
     rows = rows.clamp(0, height - 1)[:, None, :, None]
     columns = columns.clamp(0, width - 1)[:, None, None, :]
     return frame[image, channel, rows, columns]
+
+
+def _grid_line(size: int, share: Tensor, offset: Tensor) -> Tensor:
+    """Middles of `size` pixels over a share of [-1, 1] that starts at an offset in 0 ... 1."""
+    middles = (2 * torch.arange(size, dtype=share.dtype, device=share.device) + 1) / size
+    return share[:, None] * middles + (2 * offset * (1 - share) - 1)[:, None]
 
 
 def _between(uniforms: Tensor, low: float, high: float) -> Tensor:
@@ -379,15 +373,15 @@ def _check(operation: Augmentation, images: Tensor, uniforms: Tensor, ndim: int 
             f"{type(operation).__name__} got a tensor of shape {tuple(images.shape)} and dtype "
             f"{images.dtype}, expected floating-point {expected}."
         )
+    _check_uniforms(operation, images, uniforms)
+
+
+def _check_uniforms(operation: Augmentation, images: Tensor, uniforms: Tensor) -> None:
     if uniforms.shape != (len(images), operation.num_uniforms):
-        raise _wrong_uniforms(operation, images, uniforms)
-
-
-def _wrong_uniforms(operation: Augmentation, images: Tensor, uniforms: Tensor) -> RequestError:
-    return RequestError(
-        f"{type(operation).__name__} got uniforms of shape {tuple(uniforms.shape)}, expected "
-        f"({len(images)}, {operation.num_uniforms}): a row for each image."
-    )
+        raise RequestError(
+            f"{type(operation).__name__} got uniforms of shape {tuple(uniforms.shape)}, expected "
+            f"({len(images)}, {operation.num_uniforms}): a row for each image."
+        )
 
 
 def _require_colours(operation: Augmentation, images: Tensor) -> None:
@@ -401,5 +395,4 @@ def _require_colours(operation: Augmentation, images: Tensor) -> None:
 def _require_range(name: str, ends: tuple[float, float], highest: float = math.inf) -> None:
     low, high = ends
     if not 0 < low <= high <= highest:
-        limit = "" if highest == math.inf else f" and at most {highest:g}"
-        raise RequestError(f"{name}={ends} is no range (low, high) above 0{limit}.")
+        raise RequestError(f"{name}={ends} is no range (low, high) above 0, at most {highest:g}.")

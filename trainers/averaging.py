@@ -7,7 +7,7 @@ lie apart is measured in both spaces, too; what makes them is in the recipes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.objective import Objective
-from landscape.trainers.examples import Examples
+from landscape.trainers.examples import Examples, evaluate
 from landscape.trainers.stacking import Stack
 
 __all__ = [
     "Combined",
     "angles",
     "average",
+    "barriers",
     "clones",
     "combined",
     "distances",
@@ -55,7 +56,7 @@ def recalibrated(stack: Stack, examples: Examples, loss: str) -> Stack:
     """The same weights with the BatchNorm statistics of the examples; a copy.
 
     Mean and unbiased variance are pooled over all examples, in batches of 2,000. Without running
-    statistics there is nothing to do.
+    statistics there is nothing to do, and a member that is not finite stays as it is.
 
     Args:
         examples: shared by all members.
@@ -63,7 +64,7 @@ def recalibrated(stack: Stack, examples: Examples, loss: str) -> Stack:
     moved = stack.clone()
     if not any(isinstance(m, _BatchNorm) for m in stack.template.modules()):
         return moved
-    for index in range(len(stack)):
+    for index in stack.theta.isfinite().all(1).nonzero().flatten().tolist():
         objective = Objective(
             stack.member(index),
             (examples.inputs, examples.targets),
@@ -80,7 +81,8 @@ def recalibrated(stack: Stack, examples: Examples, loss: str) -> Stack:
 
 def distances(theta: Tensor, origin: Tensor) -> Tensor:
     """Euclidean distance of each row of theta (M, P) from a point (P,): (M,) float64."""
-    return torch.linalg.vector_norm(theta.double() - origin.double(), dim=1)
+    apart: Tensor = torch.linalg.vector_norm(theta.double() - origin.double(), dim=1)
+    return apart
 
 
 def angles(theta: Tensor, origin: Tensor) -> Tensor:
@@ -92,7 +94,36 @@ def angles(theta: Tensor, origin: Tensor) -> Tensor:
     axis = F.normalize(origin.double(), dim=0, eps=0)
     apart = torch.linalg.vector_norm(rows - axis, dim=1)
     together = torch.linalg.vector_norm(rows + axis, dim=1)
-    return 2 * torch.atan2(apart, together)
+    return torch.atan2(apart, together).mul(2)
+
+
+def barriers(stack: Stack, examples: Examples, loss: str, *, num_points: int = 11) -> Tensor:
+    """Greatest height of the loss above the chord, on the lines from the first member to each.
+
+    Members in one basin have a barrier near 0, the certificate that they can be averaged.
+    BatchNorm statistics are those of the examples at every point.
+
+    Args:
+        num_points: evenly spaced, both ends included.
+
+    Returns:
+        (M,) float64, never negative, in the loss's unit; 0 for the first member.
+
+    Source: Entezari et al. 2022, arXiv:2110.06296.
+    """
+    weights = torch.linspace(0, 1, num_points, dtype=torch.float64, device=stack.theta.device)
+    found = [0.0]
+    for index in range(1, len(stack)):
+        ends = stack.select([0, index])
+        line = replace(
+            ends.select([0] * num_points),
+            theta=_between(ends.theta, weights),
+            frozen={name: _between(both, weights) for name, both in ends.frozen.items()},
+        )
+        losses = evaluate(recalibrated(line, examples, loss), examples, loss).loss.double().mean(1)
+        chord = torch.lerp(losses[0], losses[-1], weights)
+        found.append((losses - chord).max().item())
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def clones(stack: Stack) -> list[tuple[int, int]]:
@@ -144,8 +175,8 @@ def log_probabilities(stack: Stack, examples: Examples, loss: str) -> Tensor:
     """
     pieces = []
     with torch.no_grad(), stack.mode(training=False):
-        for inputs in examples.inputs.split(_ROWS):
-            outputs = stack(inputs).double()
+        for start in range(0, len(examples), _ROWS):
+            outputs = stack(examples.inputs[start : start + _ROWS]).double()
             if loss == "bce":
                 logit = outputs.flatten(1)
                 pieces.append(torch.stack([F.logsigmoid(-logit), F.logsigmoid(logit)], -1))
@@ -194,6 +225,13 @@ def diversity(predictions: Tensor, targets: Tensor) -> float:
         return float("nan")
     unlike = (predictions[pairs[:, 0]] != predictions[pairs[:, 1]]).double().mean()
     return (unlike / error).item()
+
+
+def _between(both: Tensor, weights: Tensor) -> Tensor:
+    """Points on the line between two tensors (2, ...), (k, ...) for weights (k,)."""
+    start, end = both.double()
+    shape = (-1, *[1] * start.ndim)
+    return torch.lerp(start, end, weights.view(shape)).to(both.dtype)
 
 
 def _mean(tensor: Tensor) -> Tensor:

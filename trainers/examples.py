@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ from landscape.trainers.stacking import Network, Stack
 
 __all__ = ["Examples", "Outcomes", "evaluate", "loss_task", "mean_outcomes"]
 
-LOSSES = ("cross_entropy", "bce")
+LOSSES = ("cross_entropy", "bce", "mse")
 _MEMBER_BYTES = 256 * 2**20  # of activations that an evaluation may take at a time, roughly
 _WIDENING = 16  # activations of a small network, in units of its input
 
@@ -77,7 +76,7 @@ class Outcomes:
     """What each member makes of each example, (M, n) each.
 
     Attributes:
-        loss: natural logarithms.
+        loss: in nats; for "mse" the mean square over classes.
         correct: bool.
         margin: logit of the true class less the greatest other one; the logit, signed towards
             the true class, where there are two classes and one output.
@@ -97,21 +96,21 @@ def _gathered(tensor: Tensor, which: Tensor | None, indices: Tensor) -> Tensor:
 def loss_task(name: str) -> Task:
     """The training loss of that name: the mean over a batch.
 
-    "cross_entropy": outputs (n, C, ...) or, for sequences, (n, T, C). "bce": outputs (n, 1), one
-    logit each.
+    "cross_entropy": outputs (n, C) or, for sequences, (n, T, C). "bce": outputs (n, 1), one logit
+    each. "mse": outputs (n, C) for one-hot targets; the mean over classes, too.
     """
     if name not in LOSSES:
         raise unknown_choice("loss", name, LOSSES)
 
-    def cross_entropy(network: Network, inputs: Tensor, targets: Tensor) -> Tensor:
+    def task(network: Network, inputs: Tensor, targets: Tensor) -> Tensor:
         outputs = network(inputs)
-        return F.cross_entropy(outputs.flatten(0, -2), targets.flatten())
+        if name == "cross_entropy":
+            return F.cross_entropy(outputs.flatten(0, -2), targets.flatten())
+        if name == "bce":
+            return F.binary_cross_entropy_with_logits(outputs.flatten(), targets.flatten())
+        return F.mse_loss(outputs, targets)
 
-    def bce(network: Network, inputs: Tensor, targets: Tensor) -> Tensor:
-        outputs = network(inputs)
-        return F.binary_cross_entropy_with_logits(outputs.flatten(), targets.flatten())
-
-    return cross_entropy if name == "cross_entropy" else bce
+    return task
 
 
 def evaluate(stack: Stack, examples: Examples, loss: str) -> Outcomes:
@@ -121,7 +120,7 @@ def evaluate(stack: Stack, examples: Examples, loss: str) -> Outcomes:
     """
     if loss not in LOSSES:
         raise unknown_choice("loss", loss, LOSSES)
-    score: Callable[[Tensor, Tensor], Outcomes] = _of_classes if loss == LOSSES[0] else _of_two
+    score = {"cross_entropy": _of_classes, "bce": _of_two, "mse": _of_vectors}[loss]
     size = examples.inputs.element_size() * examples.inputs[:1].numel()
     size = size if examples.is_shared else size // len(examples)
     rows = max(1, _MEMBER_BYTES // max(1, size * _WIDENING * len(stack)))
@@ -180,3 +179,12 @@ def _of_two(outputs: Tensor, targets: Tensor) -> Outcomes:
         margin=margin,
         probability=margin.sigmoid(),
     )
+
+
+def _of_vectors(outputs: Tensor, targets: Tensor) -> Outcomes:
+    classes = targets.argmax(-1)
+    found = _of_classes(outputs, classes)
+    loss = (outputs - targets).square().mean(-1)
+    # Outputs of a squared loss estimate the probability themselves.
+    probability = outputs.gather(-1, classes.unsqueeze(-1)).squeeze(-1)
+    return Outcomes(loss, found.correct, found.margin, probability)

@@ -27,6 +27,7 @@ def train(
     force: bool = False,
     device: str | None = None,
     data_root: str | Path | None = None,
+    download: bool = False,
     progress: Progress | None = None,
     **options: object,
 ) -> Family:
@@ -39,6 +40,7 @@ def train(
         force: start anew, and replace what is there.
         device: such as "cuda:0"; torch's default device otherwise.
         data_root: where data files are looked for; $LANDSCAPE_DATA otherwise.
+        download: get missing files into that folder, with torchvision.
         progress: called with (phase, steps done, steps, words).
         options: the recipe's, by name.
 
@@ -54,7 +56,8 @@ def train(
     }
     folder = Path(out).expanduser()
     command = command_line(recipe, folder, chosen)
-    place = Place(torch.get_default_device() if device is None else _device(device), data_root)
+    where = torch.get_default_device() if device is None else _device(device)
+    place = Place(where, data_root, download)
     with making(folder, recipe, plain, command, place, force=force, progress=progress) as make:
         if isinstance(make, Family):
             return make
@@ -63,7 +66,11 @@ def train(
 
 
 def forecast(
-    recipe: str, *, device: str | None = None, data_root: str | Path | None = None, **options: object
+    recipe: str,
+    *,
+    device: str | None = None,
+    data_root: str | Path | None = None,
+    **options: object,
 ) -> Forecast:
     """Time, memory and disk that `train` would take, from a few steps of each phase.
 

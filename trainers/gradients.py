@@ -8,12 +8,14 @@ and 17.8 eager.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.func import vmap
@@ -117,17 +119,24 @@ class Gradients:
     def _eager(
         self, theta: Tensor, rest: dict[str, Tensor], batch: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        def loss_of(theta: Tensor, rest: dict[str, Tensor], batch: Sequence[Tensor]) -> Tensor:
-            network: Network = self.stack.network(theta, rest)
+        def loss_of(
+            blocks: dict[str, Tensor], rest: dict[str, Tensor], batch: Sequence[Tensor]
+        ) -> Tensor:
+            network: Network = self.stack.network(blocks, rest)
             return self.task(network, *batch)
 
+        gradient = torch.empty_like(theta)
         with torch.enable_grad():
-            theta = theta.detach().requires_grad_()
+            blocks = {k: v.detach().requires_grad_() for k, v in self.stack.blocks(theta).items()}
             losses = (vmap(loss_of, randomness="different") if theta.ndim > 1 else loss_of)(
-                theta, rest, batch
+                blocks, rest, batch
             )
             # A member's loss depends on its own row only, so the sum's gradient holds them all.
-            (gradient,) = torch.autograd.grad(losses.sum(), theta)
+            found = torch.autograd.grad(losses.sum(), list(blocks.values()), materialize_grads=True)
+        # Straight into place: joining them would copy each a second time, since the gradient of a
+        # linear layer's weight comes transposed.
+        for target, block in zip(self.stack.blocks(gradient).values(), found, strict=True):
+            target.copy_(block)
         return losses.detach(), gradient
 
 
@@ -145,8 +154,13 @@ def choose_chunk(
     rest = {name: tensor.clone() for name, tensor in stack.rest.items()}
     seconds = {chunk: float("inf") for chunk in chunks}
     with torch.random.fork_rng(devices=[]):
-        for work in works.values():
-            work(stack.theta, rest, batch)  # records
+        for chunk, work in list(works.items()):
+            try:
+                work(stack.theta, rest, batch)  # records
+            except RuntimeError:  # what vmap cannot run may run one member at a time
+                if chunk == min(chunks):
+                    raise
+                del works[chunk], seconds[chunk]
         for _ in range(_TRIAL_ROUNDS):  # by turns: the machine's speed drifts
             for chunk, work in works.items():
                 began = time.perf_counter()
@@ -177,29 +191,59 @@ def _recorded(
 
     generator = torch.Generator("cpu").manual_seed(0)
     noise = torch.rand(theta.shape, generator=generator).to(theta)
-    # Elsewhere, and the examples in another order: what a graph has baked in shows itself.
+
+    def altered(tensor: Tensor) -> Tensor:
+        tensor = tensor.flip(1 if theta.ndim > 1 else 0)
+        if tensor.is_floating_point():
+            tensor = tensor * (0.5 + torch.rand(tensor.shape, generator=generator).to(tensor))
+        return tensor
+
+    # Elsewhere, and on other examples: what a graph has baked in shows itself.
     points = [
         (theta, batch),
-        (theta * (0.5 + noise), [tensor.flip(1 if theta.ndim > 1 else 0) for tensor in batch]),
+        (theta * (0.5 + noise), [altered(tensor) for tensor in batch]),
     ]
+    drawn = _python_randomness()
     with torch.random.fork_rng(devices=[]):
         try:
             graph = make_fx(function)(_like(theta), _likes(values), list(batch))
+            # One draw, or one shape, would be that of every batch to come.
+            if _python_randomness() != drawn or _has_shapes_of_values(graph):
+                return None, 0
+            _without_idle_nodes(graph, theta, copies(), list(batch))
+            meter = _Meter(graph)
+            meter.run(*_flat_arguments(theta, copies(), list(batch)))
+            for where, examples in points:
+                kept, moved = copies(), copies()
+                torch.manual_seed(0)
+                expected = function(where, kept, examples)
+                torch.manual_seed(0)
+                with torch.no_grad():
+                    found = graph(where, moved, list(examples))
+                if not all(map(_agree, [*expected, *kept], [*found, *moved])):
+                    return None, 0
         except Exception:  # whatever tracing cannot see through, eager autograd may
             return None, 0
-        _without_idle_nodes(graph, theta, copies(), list(batch))
-        meter = _Meter(graph)
-        meter.run(*_flat_arguments(theta, copies(), list(batch)))
-        for where, examples in points:
-            kept, moved = copies(), copies()
-            torch.manual_seed(0)
-            expected = function(where, kept, examples)
-            torch.manual_seed(0)
-            with torch.no_grad():
-                found = graph(where, moved, list(examples))
-            if not all(map(_agree, [*expected, *kept], [*found, *moved])):
-                return None, 0
     return graph, meter.peak
+
+
+def _python_randomness() -> int:
+    """Tells whether Python's or NumPy's global generator has moved."""
+    _, words, position, *_ = np.random.get_state()  # noqa: NPY002
+    return hash((random.getstate(), bytes(words), position))
+
+
+def _has_shapes_of_values(graph: fx.GraphModule) -> bool:
+    """Whether the shape of something depends on values, as that of `x[x > 0]` does."""
+    for node in graph.graph.nodes:
+        if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
+            continue
+        if node.target != _aten.index.Tensor:
+            return True
+        found = [one.meta.get("tensor_meta") for one in node.args[1] if isinstance(one, fx.Node)]
+        if any(one is not None and one.dtype in (torch.bool, torch.uint8) for one in found):
+            return True
+    return False
 
 
 def _like(tensor: Tensor) -> Tensor:

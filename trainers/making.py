@@ -30,6 +30,7 @@ import landscape
 from landscape.checkpoint import write_checkpoint
 from landscape.errors import RequestError
 from landscape.factory import JSON, Factory
+from landscape.trainers.downloading import download
 from landscape.trainers.examples import Examples
 from landscape.trainers.family import FORMAT_VERSION, INDEX, Family, load_family
 from landscape.trainers.forecast import Forecast
@@ -77,6 +78,7 @@ class Place:
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     data_root: str | Path | None = None
+    download: bool = False
     interval: float = 30.0  # most seconds of work that a kill may cost
 
 
@@ -100,6 +102,8 @@ class Making:
     def problem(self, data: str, model: str, **options: Any) -> Problem:
         """`problems.problem`, on this device and with files from this place."""
         root, device = self.place.data_root, self.place.device
+        if self.place.download:
+            download(data, root)
         return problem(data, model, root=root, device=device, **options)
 
     def networks(self, problem: Problem, seeds: Sequence[int]) -> Stack:
@@ -154,6 +158,8 @@ class Making:
         paths: list[Path | None] = []
         finite = stack.theta.isfinite().all(1)
         for index, member in enumerate(members):
+            if any(row["name"] == member.name for row in self._rows):
+                raise RequestError(f"two members are called {member.name!r}. Leave one out.")
             row = {
                 "name": member.name,
                 "role": member.role,
@@ -237,7 +243,8 @@ class Making:
 
         table = pd.DataFrame(self._rows)
         for name in table.columns[table.dtypes == object]:
-            table[name] = table[name].map(lambda cell: "" if cell is None else str(cell))
+            # NaN stands where a member lacks a setting that others have.
+            table[name] = [str(c) if c is not None and c == c else "" for c in table[name]]
         members = xr.Dataset(
             {str(name): ("member", _column(table[name])) for name in table.columns}
         )
@@ -331,7 +338,10 @@ def _prepare(folder: Path, request: str, *, force: bool) -> None:
             index.unlink()
         shutil.rmtree(state, ignore_errors=True)
     state.mkdir(exist_ok=True)
-    asked.write_text(request)
+    for left in [*folder.glob(".*.tmp"), *state.glob(".*.tmp")]:
+        left.unlink()  # half a file, of a process that was killed
+    with _appearing(asked) as temporary:
+        temporary.write_text(request)
 
 
 def _leave(folder: Path, *, remove: bool) -> None:

@@ -76,7 +76,7 @@ def read(name: str, value: object, kind: Any) -> object:
         raise RequestError(f"{name}={value!r} is not what {name} takes: {kind.__name__}.")
     try:
         number = kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RequestError(
             f"{name}={value!r} is not what {name} takes: "
             f"{'a whole number' if kind is int else 'a number'}."
@@ -97,8 +97,11 @@ def _check_range(name: str, value: object, limits: Mapping[str, Any]) -> None:
             continue
         low, above = limits.get("low"), limits.get("above")
         finite = entry - entry == 0
-        if not finite or (low is not None and entry < low) or (above is not None and entry <= above):
-            wanted = f"{low:g} or more" if low is not None else f"above {above:g}"
-            if low is None and above is None:
-                wanted = "finite"
+        if (
+            not finite
+            or (low is not None and entry < low)
+            or (above is not None and entry <= above)
+        ):
+            wanted = "finite" if above is None else f"above {above:g}"
+            wanted = wanted if low is None else f"{low:g} or more"
             raise RequestError(f"{name}={entry!r} is out of range. It has to be {wanted}.")

@@ -33,7 +33,7 @@ class Problem:
     Attributes:
         data: builds the training examples, as a checkpoint names it.
         model: builds the network.
-        loss: "cross_entropy" or "bce".
+        loss: "cross_entropy", "bce", or "mse" for one-hot targets.
         train: the training examples.
         evaluations: "train", "test" and, where asked for, "validation".
         info: shape and number of classes.
@@ -50,7 +50,9 @@ class Problem:
         """The same with other arguments of the data set: `problem.on(label_noise={...})`."""
         data = replace(self.data, arguments={**self.data.arguments, **arguments})
         train = _loaded(data, self.train.inputs.device, None)
-        return replace(self, data=data, train=train, evaluations={**self.evaluations, "train": train})
+        return replace(
+            self, data=data, train=train, evaluations={**self.evaluations, "train": train}
+        )
 
 
 def problem(
@@ -62,6 +64,7 @@ def problem(
     num_examples: int | None = None,
     root: str | Path | None = None,
     device: torch.device | None = None,
+    one_hot: bool = False,
     data_arguments: Mapping[str, JSON] | None = None,
     model_arguments: Mapping[str, JSON] | None = None,
 ) -> Problem:
@@ -74,6 +77,7 @@ def problem(
         validation: share of the training examples that is set apart.
         num_examples: a stratified part of the training examples; None for all.
         root: where files are looked for; None for $LANDSCAPE_DATA.
+        one_hot: targets for the squared loss.
 
     Raises:
         RequestError: no such data set or network, files that are missing, or a pair of them that
@@ -84,6 +88,8 @@ def problem(
         arguments["validation"] = validation
     if num_examples is not None:
         arguments["num_examples"] = num_examples
+    if one_hot:
+        arguments["one_hot"] = True
     if data_arguments:
         arguments["arguments"] = dict(data_arguments)
     network = factory_for(model, describe(data), model_arguments or {})
@@ -109,9 +115,7 @@ def problem_of(
         )
     device = device or torch.get_default_device()
     given: Any = data.arguments  # `describe` checks them
-    info = describe(
-        given["name"], given.get("arguments"), label_modulus=given.get("label_modulus")
-    )
+    info = describe(given["name"], given.get("arguments"), label_modulus=given.get("label_modulus"))
     evaluations = {}
     for split in ("train", "validation", "test"):
         if split == "validation" and not data.arguments.get("validation"):
@@ -119,8 +123,11 @@ def problem_of(
         # A smaller training set, or noise in it, is no reason to test on less.
         left_out = () if split == "train" else ("num_examples", "label_noise", "subset")
         arguments = {k: v for k, v in data.arguments.items() if k not in left_out}
-        evaluations[split] = _loaded(replace(data, arguments={**arguments, "split": split}), device, root)
-    return Problem(data, model, info.loss, evaluations["train"], evaluations, info)
+        evaluations[split] = _loaded(
+            replace(data, arguments={**arguments, "split": split}), device, root
+        )
+    loss = "mse" if data.arguments.get("one_hot") else info.loss
+    return Problem(data, model, loss, evaluations["train"], evaluations, info)
 
 
 def networks(
@@ -149,7 +156,9 @@ def side_by_side(problems: Sequence[Problem], which: Sequence[int]) -> Problem:
     index = torch.tensor(which, device=first.train.inputs.device)
 
     def joined(parts: Sequence[Examples]) -> Examples:
-        inputs, targets = (torch.stack(t) for t in ([p.inputs for p in parts], [p.targets for p in parts]))
+        inputs, targets = (
+            torch.stack(t) for t in ([p.inputs for p in parts], [p.targets for p in parts])
+        )
         return Examples(inputs, targets, index, index)
 
     if len(problems) == 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-__all__ = ["Schedule", "constant", "cosine", "cosine_cycles", "triangles"]
+__all__ = ["Schedule", "constant", "cosine", "cosine_cycles", "delayed", "triangles"]
 
 Schedule = Callable[[int], float]
 
@@ -44,6 +44,11 @@ def cosine_cycles(steps: int, *, hold: int = 1) -> Schedule:
     """
     one = cosine(steps, hold=hold)
     return lambda step: one(step % steps)
+
+
+def delayed(steps: int, then: Schedule) -> Schedule:
+    """1 for the first `steps`, then another schedule from its own first step."""
+    return lambda step: 1.0 if step < steps else then(step - steps)
 
 
 def triangles(steps: int, *, low: float = 0.01) -> Schedule:

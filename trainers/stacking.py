@@ -56,12 +56,12 @@ class Stack:
             inputs: (n, ...) for all members; with `shared=False` (M, n, ...), a part for each.
         """
 
-        def outputs(theta: Tensor, rest: dict[str, Tensor], inputs: Tensor) -> Tensor:
-            return self.network(theta, rest)(inputs)
+        def outputs(blocks: dict[str, Tensor], rest: dict[str, Tensor], inputs: Tensor) -> Tensor:
+            return self.network(blocks, rest)(inputs)
 
         in_dims = (0, 0, None if shared else 0)
         mapped = vmap(outputs, in_dims=in_dims, randomness="different")
-        result: Tensor = mapped(self.theta, self.rest, inputs)
+        result: Tensor = mapped(self.blocks(self.theta), self.rest, inputs)
         return result
 
     @property
@@ -69,9 +69,18 @@ class Stack:
         """Frozen parameters and buffers: what a member needs beside its row of theta."""
         return {**self.frozen, **self.buffers}
 
-    def network(self, theta: Tensor, rest: dict[str, Tensor]) -> Network:
-        """One member as a function of its inputs, for theta (P,) and its share of `rest`."""
-        named = {**self.space.named(theta), **rest}
+    def blocks(self, theta: Tensor) -> dict[str, Tensor]:
+        """Views of theta, (P,) or (M, P), as the trainable parameters by name."""
+        lead = theta.shape[:-1]
+        parts = theta.split([shape.numel() for shape in self.space.shapes], -1)
+        return {
+            name: part.view(*lead, *shape)
+            for name, shape, part in zip(self.space.names, self.space.shapes, parts, strict=True)
+        }
+
+    def network(self, blocks: dict[str, Tensor], rest: dict[str, Tensor]) -> Network:
+        """One member as a function of its inputs, for its parameters and its share of `rest`."""
+        named = {**blocks, **rest}
         return lambda *inputs, **options: functional_call(self.template, named, inputs, options)
 
     def member(self, index: int) -> nn.Module:
@@ -196,7 +205,11 @@ def _difference(first: nn.Module, other: nn.Module) -> str:
         if kinds[0].get(name) != kinds[1].get(name):
             shown = [kind.get(name, "absent") for kind in kinds]
             return f"{name} is {shown[1]}, not {shown[0]} (shape, dtype, device, requires_grad)"
-    for (name, module), (_, twin) in zip(first.named_modules(), other.named_modules(), strict=True):
+    modules, twins = dict(first.named_modules()), dict(other.named_modules())
+    for name in {**modules, **twins}:
+        if name not in modules or name not in twins:
+            return f"module {name!r} is in one of them only"
+        module, twin = modules[name], twins[name]
         # Two activations, two dropout rates or two strides would run as those of the first.
         if type(module) is not type(twin) or module.extra_repr() != twin.extra_repr():
             return f"module {name!r} is {twin!r:.80}, not {module!r:.80}"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from landscape.errors import RequestError
-from landscape.trainers.examples import Examples, evaluate, loss_task, mean_outcomes
+from landscape.trainers.examples import Examples, Outcomes, evaluate, loss_task, mean_outcomes
 from landscape.trainers.gradients import Gradients, Task, choose_chunk
 from landscape.trainers.optimizers import Optimizer, State
 from landscape.trainers.orders import Orders, child_seed
@@ -28,6 +28,7 @@ __all__ = ["Plan", "Trained", "Watch", "fit"]
 
 # augment(images (N, ...), uniforms (N, k)) -> images
 Augment = Callable[[Tensor, Tensor], Tensor]
+Outcome = Callable[[Stack, Examples], Outcomes]
 
 _NOISE, _DROPOUT = 1, 2  # purposes of child seeds, beside the orders'
 
@@ -43,13 +44,15 @@ class Plan:
         seeds: one for each member, of its batches, augmentations and noise.
         loss: "cross_entropy" or "bce", for evaluation; and for training, unless `task` is given.
         task: another training loss, `task(network, *views, targets)`.
-        schedule: factor on the learning rate at a step.
+        schedule: factor on the learning rate at a step; `noise_schedule` on the optimizer's noise.
         weight_decay: one for each member.
         groups: names of parameters that lie on one sphere, group by group; none is no sphere.
         sphere: how the weights are kept on it.
         augment: with `num_uniforms` uniform numbers an example; `views` of it are made.
         subsets: (M, m) indices that each member may see.
         evaluate_at: steps after which all `evaluations` are taken; the last one is always.
+        outcome: what a stack makes of the examples of an evaluation, where `evaluate` with `loss`
+            does not say it: contrastive training, for one.
         record: evaluations of which the outcome on every example is kept each time.
         snapshots: steps after which the weights are kept.
         chunk: members in one graph; None chooses by a measured trial.
@@ -63,6 +66,7 @@ class Plan:
     task: Task | None = None
     schedule: Schedule = field(default_factory=constant)
     optimizer: Optimizer = field(default_factory=Optimizer)
+    noise_schedule: Schedule = field(default_factory=constant)
     weight_decay: Sequence[float] | None = None
     groups: Sequence[Sequence[str]] = ()
     sphere: Literal["projected", "riemannian"] = "projected"
@@ -71,6 +75,7 @@ class Plan:
     views: int = 1
     subsets: Tensor | None = None
     evaluate_at: Sequence[int] = ()
+    outcome: Outcome | None = None
     record: Sequence[str] = ()
     snapshots: Sequence[int] = ()
     chunk: int | None = None
@@ -85,7 +90,7 @@ class Trained:
         steps: (T,) steps done at each evaluation.
         curves: (T, M) by name, such as "train_loss"; "running_loss" is the mean over the batches
             since the evaluation before, and "gradient_norm" likewise.
-        outcomes: for each recorded evaluation "loss", "correct", "margin", "probability": (T, M, n).
+        outcomes: for each recorded evaluation (T, M, n) "loss", "correct", "margin", "probability".
         snapshots: theta (M, P) and buffers by step.
         chunk: members in one graph.
         graph_bytes: most that a graph of one step held at a time, of this start.
@@ -181,7 +186,16 @@ class _Run:
         self.decay = None
         if plan.weight_decay is not None and any(plan.weight_decay):
             self.decay = torch.tensor(plan.weight_decay, **column)[:, None].to(theta)
-        self.draws = any(type(m).__name__.startswith("Dropout") for m in stack.template.modules())
+        if plan.groups and plan.sphere == "riemannian":
+            if plan.optimizer != Optimizer() or self.decay is not None:
+                raise RequestError(
+                    "sphere='riemannian' takes plain gradient steps: it would leave out momentum, "
+                    "weight decay, clipping and noise. Take sphere='projected' for these."
+                )
+        self.draws = any(  # a network with random numbers of its own says `draws = True`
+            type(m).__name__.startswith("Dropout") or getattr(m, "draws", False)
+            for m in stack.template.modules()
+        )
         self.optimizer_state: State = {}
         self.step, self.seconds, self.chunk = 0, 0.0, plan.chunk or 0
         self.graph_bytes = 0
@@ -228,8 +242,6 @@ class _Run:
                 self._move(gradients)
                 self.graph_bytes = gradients.peak_bytes
                 self._look(evaluate_at, snapshots)
-                if self.step % 64 and self.step < plan.steps:
-                    continue  # the clock is not asked at every step
                 now = time.perf_counter()
                 self.seconds = done_before + now - began
                 if now - reported > 0.1 or self.step == plan.steps:
@@ -260,8 +272,9 @@ class _Run:
                 learning_rate=rate,
                 weight_decay=self.decay,
             )
-            if plan.optimizer.noise:
-                plan.optimizer.add_noise(theta, rate, self._normal())
+            loudness = plan.noise_schedule(self.step) if plan.optimizer.noise else 0.0
+            if loudness:
+                plan.optimizer.add_noise(theta, rate, self._normal().mul_(loudness))
         if self.sphere is not None:
             self.sphere.project(theta)
         self.step += 1
@@ -313,7 +326,10 @@ class _Run:
         self._add("gradient_norm", means[1])
         self.sums, self.summed = torch.zeros_like(self.sums), 0
         for name, examples in self.evaluations.items():
-            outcomes = evaluate(self.stack, examples, self.plan.loss)
+            if self.plan.outcome is None:
+                outcomes = evaluate(self.stack, examples, self.plan.loss)
+            else:
+                outcomes = self.plan.outcome(self.stack, examples)
             for measure, values in mean_outcomes(outcomes).items():
                 self._add(f"{name}_{measure}", values)
             if name in self.plan.record:
@@ -346,7 +362,6 @@ class _Run:
             "theta": self.stack.theta,
             "buffers": self.stack.buffers,
             "optimizer_state": self.optimizer_state,
-            "radius": None if self.sphere is None else self.sphere.radius,
         }
 
     def _restore(self, held: dict[str, Any]) -> None:

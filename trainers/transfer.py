@@ -17,6 +17,7 @@ from landscape.factory import JSON, Factory
 from landscape.trainers.averaging import (
     angles,
     average,
+    barriers,
     clones,
     combined,
     distances,
@@ -32,10 +33,10 @@ from landscape.trainers.stacking import Stack, concatenated, stack
 from landscape.trainers.starts import starting_points
 from landscape.trainers.training import Plan, Trained
 
-__all__ = ["CYCLES", "Transfer", "TransferOptions", "transfer"]
+__all__ = ["CYCLES", "SAMPLES", "CycleOptions", "Transfer", "TransferOptions", "transfer"]
 
 # Purposes of child seeds; each network of a purpose has its index behind it.
-_START, _MEMBER, _SCRATCH, CYCLES = 0, 1, 2, 3
+_START, _MEMBER, _SCRATCH, CYCLES, SAMPLES = 0, 1, 2, 3, 4
 _PRETRAIN_BATCH, _PRETRAIN_RATE = 32, 0.1
 
 
@@ -63,6 +64,22 @@ class TransferOptions:
 
 
 @dataclass(frozen=True)
+class CycleOptions(TransferOptions):
+    """For recipes that go on from model 1, in units of its fine-tuning."""
+
+    lr_ratio: float = option(2.0, "a cycle's greatest rate, in units of fine-tuning's", above=0)
+    epoch_ratio: float = option(1.0, "a cycle's length, in units of fine-tuning's", above=0)
+
+    @property
+    def cycle_rate(self) -> float:
+        return self.lr_ratio * self.learning_rate
+
+    @property
+    def cycle_epochs(self) -> int:
+        return max(1, round(self.epoch_ratio * self.epochs))
+
+
+@dataclass(frozen=True)
 class Transfer:
     """Starts and target of one recipe.
 
@@ -83,6 +100,10 @@ class Transfer:
     @property
     def steps_per_epoch(self) -> int:
         return -(-len(self.problem.train) // self.options.batch_size)
+
+    @property
+    def fine_tuning_steps(self) -> int:
+        return self.options.epochs * self.steps_per_epoch
 
     def seeds(self, purpose: int, count: int) -> list[int]:
         """Seeds for networks of one purpose, other than those of every other purpose."""
@@ -145,6 +166,9 @@ class Transfer:
 
         A note says whether the starts are worth anything on this target. If they are not, there
         is no basin to speak of, whatever the members look like.
+
+        Raises:
+            RequestError: a fine-tuning that diverged.
         """
         seeds = self.seeds(_MEMBER, len(which))
         scratch = self.seeds(_SCRATCH, self.options.num_scratch)
@@ -156,6 +180,11 @@ class Transfer:
             *(f"scratch-{i + 1}" for i in range(len(scratch))),
         ]
         trained = self.fit("fine-tuning", networks, self.plan([*seeds, *scratch]), names)
+        if not trained.stack.theta[: len(which)].isfinite().all():
+            raise RequestError(
+                "fine-tuning diverged: the weights are not finite with learning_rate="
+                f"{self.options.learning_rate}. Lower it."
+            )
         accuracy = trained.curves["test_accuracy"][-1]
         if scratch:
             ours, theirs = accuracy[: len(which)].mean(), accuracy[len(which) :].mean()
@@ -176,7 +205,7 @@ class Transfer:
         """Write the members, the first of which is model 1, and their soup, and record all.
 
         The group "ensemble" has accuracy and loss of members, ensemble and soup on every split,
-        the members' diversity, and their distances and angles to model 1.
+        the members' diversity, and their distances, angles and barriers to model 1.
 
         Args:
             steps: of training behind each member, on the target.
@@ -189,11 +218,13 @@ class Transfer:
         everyone = concatenated([members, soup])
         names = [*(f"model-{i + 1}" for i in range(count)), "soup"]
         roles = ["model 1", *["member"] * (count - 1), "soup"]
+        barrier = barriers(everyone, problem.train, problem.loss)
         apart = distances(everyone.theta, members.theta[0])
         angle = angles(everyone.theta, members.theta[0])
         fields: dict[str, Any] = {
             "distance": ("network", apart, _words("1", "distance to model 1")),
             "angle": ("network", angle, _words("rad", "angle to the weights of model 1")),
+            "barrier": ("network", barrier, _words("nat", "train loss barrier to model 1")),
         }
         metrics: list[dict[str, float]] = [{} for _ in names]
         for split, examples in problem.evaluations.items():
@@ -220,6 +251,7 @@ class Transfer:
                     settings={
                         "distance": float(apart[index]),
                         "angle": float(angle[index]),
+                        "barrier": float(barrier[index]),
                         **(settings[index] if settings and index < count else {}),
                     },
                     metrics=metrics[index],
@@ -231,15 +263,22 @@ class Transfer:
             problem,
         )
         self.make.record("ensemble", xr.Dataset(fields, {"network": names}))
+        for index in (~members.theta.isfinite().all(1)).nonzero().flatten().tolist():
+            self.make.note(
+                f"DIVERGED: the weights of {names[index]} are not finite, and spoil ensemble and "
+                "soup. Lower its rate."
+            )
         for first, second in clones(members):
             self.make.note(
                 f"CLONES: {names[first]} and {names[second]} have equal weights and count as one "
                 "member. Take a batch size below the number of examples, so that they differ."
             )
         mean = sum(one["test_accuracy"] for one in metrics[:count]) / count
+        ensemble, averaged = (fields[f"{one}_test_accuracy"][1] for one in ("ensemble", "soup"))
         self.make.note(
-            f"test accuracy: members {mean:.4f}, ensemble {fields['ensemble_test_accuracy'][1]:.4f}, "
-            f"soup {fields['soup_test_accuracy'][1]:.4f}; diversity {fields['test_diversity'][1]:.3f}"
+            f"test accuracy: members {mean:.4f}, ensemble {ensemble:.4f}, soup {averaged:.4f}; "
+            f"diversity {fields['test_diversity'][1]:.3f}; greatest train loss barrier between "
+            f"model 1 and a member {barrier[:count].max():.4f}"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from landscape.cli.console import print_table, progress_bar
 __all__ = ["demo"]
 
 _LEARNING_RATES = (0.01, 0.1, 0.5)
-_OPTIONS: dict[str, object] = {
+_OPTIONS: dict[str, Any] = {
     "model": "mlp",
     "data": "digits",
     "sphere": "none",

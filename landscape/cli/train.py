@@ -25,6 +25,7 @@ _PLACE = {
     "dry_run": (bool, "--dry-run", "Tell what it would take, and train nothing."),
     "device": (str | None, "--device", "Such as cuda:0."),
     "data_root": (Path | None, "--data-root", "Folder of data files. Default: $LANDSCAPE_DATA."),
+    "download": (bool, "--download", "Get missing data files with torchvision."),
     "as_json": (bool, "--json", "Print JSON, for programs."),
     "quiet": (bool, "--quiet", "Print the folder only."),
 }
@@ -79,7 +80,9 @@ def _command(recipe: str, options: Any, help: str) -> Any:
         if default:
             words.append(f"Default: {default}.")
         flag = name.replace("_", "-")
-        flags = [f"--{flag}/--no-{flag}"] if kind is bool else [f"--{flag}", *_ALIASES.get(name, ())]
+        flags = (
+            [f"--{flag}/--no-{flag}"] if kind is bool else [f"--{flag}", *_ALIASES.get(name, ())]
+        )
         text = ". ".join(word.rstrip(".") for word in words) + "."
         annotations[name] = Annotated[
             kind | None, typer.Option(*flags, help=text[0].upper() + text[1:], show_default=False)
@@ -107,6 +110,7 @@ def _run(
     dry_run: bool,
     device: str | None,
     data_root: Path | None,
+    download: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -129,6 +133,7 @@ def _run(
             force=force,
             device=device,
             data_root=data_root,
+            download=download,
             progress=lambda phase, done, total, _: bar.report(phase, done, total),
             **options,
         )
@@ -146,12 +151,14 @@ def _summarise(family: Any) -> None:
     from landscape.cli.console import print_table
 
     members = family.members
-    columns = [c for c in members if c not in ("file", "diverged", "step") and members[c].nunique() > 1]
-    columns = ["name", *(c for c in columns if c != "name")]
-    shown = members[columns]
+    told = [c for c in members if c not in ("name", "file", "diverged", "step")]
+    varied = [c for c in told if c.endswith(("_loss", "_accuracy")) or members[c].nunique() > 1]
+    shown = members[["name", *varied]]
     if len(shown) > _ROWS:
         print_table(shown.head(_ROWS))
-        print(f"... {len(shown) - _ROWS} more: landscape.trainers.load_family({str(family.folder)!r})")
+        print(
+            f"... {len(shown) - _ROWS} more: landscape.trainers.load_family({str(family.folder)!r})"
+        )
     else:
         print_table(shown)
     lost = int(members["diverged"].sum())
@@ -159,7 +166,9 @@ def _summarise(family: Any) -> None:
         print(f"{lost} of {len(members)} diverged: their weights are not finite, and have no file.")
     for sentence in family.notes:
         print(sentence)
-    print(f"{len(family)} checkpoints in {family.folder}; measure them: landscape probe {family.folder}")
+    print(
+        f"{len(family)} checkpoints in {family.folder}; measure them: landscape probe {family.folder}"
+    )
 
 
 _ROWS = 30
@@ -177,5 +186,7 @@ def _kind(kind: Any) -> tuple[Any, str]:
 
 def _shown(default: object) -> str:
     if isinstance(default, tuple):
-        return ",".join(f"{entry:g}" if isinstance(entry, float) else str(entry) for entry in default)
+        return ",".join(
+            f"{entry:g}" if isinstance(entry, float) else str(entry) for entry in default
+        )
     return "" if default in ("", None) else str(default)

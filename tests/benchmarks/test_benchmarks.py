@@ -28,7 +28,8 @@ def benchmarks(*arguments):
 def test_list_names_each_benchmark_on_a_line():
     done = benchmarks("--list")
     assert done.returncode == 0
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["products", "eigenvalues"]
+    names = [line.split()[0] for line in done.stdout.splitlines()]
+    assert names == ["products", "eigenvalues", "training"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from landscape.errors import RequestError, unknown_choice
@@ -135,6 +136,7 @@ def examples(
     normalize: bool = False,
     arguments: Mapping[str, JSON] | None = None,
     label_modulus: int | None = None,
+    one_hot: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Inputs and targets of a split, as an `Objective` with the loss of `describe` takes them.
 
@@ -161,10 +163,12 @@ def examples(
         arguments: more of the data set's own, such as {"num_features": 8}.
         label_modulus: class c becomes c modulo this, in every split: a coarser task on the same
             inputs, such as digits modulo 5.
+        one_hot: targets for the squared loss "mse": 1 for the class, 0 for the others.
 
     Returns:
         inputs: (n, C, H, W) or (n, D) float32; (n, T) int64 for text.
-        targets: (n,) int64; (n, T) for text; (n, 1) float32, 0 or 1, for the loss "bce".
+        targets: (n,) int64; (n, T) for text; (n, 1) float32, 0 or 1, for the loss "bce"; (n, C)
+            float32 for one-hot targets.
 
     Raises:
         RequestError: no such name or split, or an argument out of range or with no meaning here.
@@ -201,7 +205,9 @@ def examples(
             inputs, targets = inputs[member], targets[member]
     if normalize:
         inputs = _normalized(inputs, _loaded(entry, "train", own)[0])
-    if entry.info.loss == "bce":
+    if one_hot:
+        targets = F.one_hot(targets, num_classes).to(torch.float32)
+    elif entry.info.loss == "bce":
         targets = targets[:, None].to(torch.float32)
     return inputs, targets
 

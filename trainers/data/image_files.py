@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib
-import importlib.util
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -42,9 +40,7 @@ __all__ = ["cifar10", "cifar100", "fashion_mnist", "mnist"]
 Split = Literal["train", "test"]
 
 
-def mnist(
-    split: Split = "train", root: str | Path | None = None, *, download: bool = False
-) -> tuple[Tensor, Tensor]:
+def mnist(split: Split = "train", root: str | Path | None = None) -> tuple[Tensor, Tensor]:
     """Handwritten digits, 60,000 to train and 10,000 to test, in the files' order.
 
     Read from `train-images-idx3-ubyte` and so on, plain or with `.gz`, in the root or below it in
@@ -52,7 +48,6 @@ def mnist(
 
     Args:
         root: a folder; by default $LANDSCAPE_DATA.
-        download: get missing files into the root with torchvision, which must be installed.
 
     Returns:
         inputs: (n, 1, 28, 28) float32 in [0, 1].
@@ -63,12 +58,10 @@ def mnist(
 
     Source: LeCun, Cortes and Burges 1998.
     """
-    return _from_idx(MNIST, split, root, download)
+    return _from_idx(MNIST, split, root)
 
 
-def fashion_mnist(
-    split: Split = "train", root: str | Path | None = None, *, download: bool = False
-) -> tuple[Tensor, Tensor]:
+def fashion_mnist(split: Split = "train", root: str | Path | None = None) -> tuple[Tensor, Tensor]:
     """Pieces of clothing, in files like those of `mnist`, with the same checks.
 
     Also found where Debian's package dataset-fashion-mnist puts them, so that no root is needed.
@@ -76,7 +69,6 @@ def fashion_mnist(
     Args:
         root: a folder; by default $LANDSCAPE_DATA. `FashionMNIST/raw` and `fashion-mnist` in it are
             looked up too.
-        download: get missing files into the root with torchvision, which must be installed.
 
     Returns:
         inputs: (n, 1, 28, 28) float32 in [0, 1]; 60,000 to train, 10,000 to test.
@@ -87,12 +79,10 @@ def fashion_mnist(
 
     Source: Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747.
     """
-    return _from_idx(FASHION_MNIST, split, root, download)
+    return _from_idx(FASHION_MNIST, split, root)
 
 
-def cifar10(
-    split: Split = "train", root: str | Path | None = None, *, download: bool = False
-) -> tuple[Tensor, Tensor]:
+def cifar10(split: Split = "train", root: str | Path | None = None) -> tuple[Tensor, Tensor]:
     """Small colour photographs in 10 classes, 50,000 to train and 10,000 to test, in file order.
 
     Read from the folder `cifar-10-batches-py` or the archive `cifar-10-python.tar.gz`, whose files
@@ -102,7 +92,6 @@ def cifar10(
 
     Args:
         root: a folder; by default $LANDSCAPE_DATA.
-        download: get missing files into the root with torchvision, which must be installed.
 
     Returns:
         inputs: (n, 3, 32, 32) float32 in [0, 1].
@@ -113,28 +102,21 @@ def cifar10(
 
     Source: Krizhevsky 2009, "Learning multiple layers of features from tiny images".
     """
-    return _from_cifar(CIFAR10, split, root, download)
+    return _from_cifar(CIFAR10, split, root)
 
 
-def cifar100(
-    split: Split = "train", root: str | Path | None = None, *, download: bool = False
-) -> tuple[Tensor, Tensor]:
+def cifar100(split: Split = "train", root: str | Path | None = None) -> tuple[Tensor, Tensor]:
     """As `cifar10`, in 100 fine classes; from `cifar-100-python`, `-binary` or their archives."""
-    return _from_cifar(CIFAR100, split, root, download)
+    return _from_cifar(CIFAR100, split, root)
 
 
-def _from_idx(
-    files: IdxFiles, split: Split, root: str | Path | None, download: bool
-) -> tuple[Tensor, Tensor]:
+def _from_idx(files: IdxFiles, split: Split, root: str | Path | None) -> tuple[Tensor, Tensor]:
     _require_split(split)
     folder = data_root(root)
     places = [] if folder is None else [folder, *(folder / name for name in files.folders)]
     places += [] if files.system is None else [files.system]
     names = [IDX_NAMES[split, "images"], IDX_NAMES[split, "labels"]]
     found = [find_file(places, (f"{name}.gz", name)) for name in names]
-    if None in found and download:
-        folder = _download(files.name, split, folder)
-        found = [find_file([folder / name for name in files.folders], (name,)) for name in names]
     arrays = []
     for name, path in zip(names, found, strict=True):
         if path is None:
@@ -153,15 +135,10 @@ def _from_idx(
     return _tensors([images[:, None]], [labels], files.num_classes, files.sizes[split], files.name)
 
 
-def _from_cifar(
-    files: CifarFiles, split: Split, root: str | Path | None, download: bool
-) -> tuple[Tensor, Tensor]:
+def _from_cifar(files: CifarFiles, split: Split, root: str | Path | None) -> tuple[Tensor, Tensor]:
     _require_split(split)
     folder = data_root(root)
     batches = [] if folder is None else _cifar_batches(files, split, folder)
-    if not batches and download:
-        folder = _download(files.name, split, folder)
-        batches = _cifar_batches(files, split, folder)
     if not batches:
         wanted = f"{files.python_archive} or {files.binary_archive[0]}, as downloaded,"
         raise _missing(files.name, wanted, None, folder, "")
@@ -269,19 +246,5 @@ def _missing(
     sub = "" if below is None else f" (or {below} in it)"
     return RequestError(
         f"the files of {name} are not there. Put {wanted} into {where}{sub}; where torchvision is "
-        f"installed, download=True gets them.{advice}"
+        f"installed, `landscape train ... --download` gets them.{advice}"
     )
-
-
-def _download(name: str, split: Split, root: Path | None) -> Path:
-    if root is None:
-        raise RequestError(f"download=True needs a folder: give root, or set ${DATA_VARIABLE}.")
-    if importlib.util.find_spec("torchvision") is None:
-        raise RequestError(
-            f"download=True needs torchvision, which is not installed. Install it, or get {name} "
-            "by hand and leave download out."
-        )
-    getattr(importlib.import_module("torchvision.datasets"), name)(
-        root, train=split == "train", download=True
-    )
-    return root

@@ -38,10 +38,12 @@ def read_idx(content: bytes, source: str) -> Bytes:
             "expected '0000080' and the number of dimensions. Download it again."
         )
     start = 4 + 4 * content[3]
+    if len(content) < start:
+        raise RequestError(f"{source} ends within its header. Download it again.")
     shape = tuple(int(size) for size in np.frombuffer(content[4:start], dtype=">u4"))
-    if len(shape) != content[3] or len(content) - start != math.prod(shape):
+    if len(content) - start != math.prod(shape):
         raise RequestError(
-            f"{source} has {max(0, len(content) - start)} bytes of data, expected "
+            f"{source} has {len(content) - start} bytes of data, expected "
             f"{math.prod(shape)} for the shape {shape}. Download it again."
         )
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
@@ -119,6 +121,6 @@ def _encoded(characters: str, encoding: str) -> bytes:
 
 def _labels(labels: npt.NDArray[np.generic], source: str) -> Bytes:
     wrong = labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels)
-    if wrong or not 0 <= int(labels.min()) <= int(labels.max()) <= 255:  # type: ignore[call-overload]
+    if wrong or not 0 <= int(labels.min()) <= int(labels.max()) <= 255:
         raise RequestError(f"{source} has labels that are no small integers. Download it again.")
     return labels.astype(np.uint8)

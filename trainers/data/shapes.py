@@ -85,7 +85,7 @@ def _band(centre: Callable[[Points], Points], slope: float) -> Shape:
 
 
 def _signs(generator: np.random.Generator, shape: int | tuple[int, int]) -> Points:
-    return 2.0 * generator.integers(0, 2, shape) - 1
+    return generator.choice(np.array([-1.0, 1.0]), shape)
 
 
 def _scattered(generator: np.random.Generator, points: Points) -> Points:
@@ -126,17 +126,20 @@ def _flag_boundary(generator: np.random.Generator, count: int) -> Points:
 
 
 def _cross_value(points: Points) -> Points:
-    return np.abs(points).min(1) - _ARM
+    nearest: Points = np.abs(points).min(1)
+    return nearest - _ARM
 
 
 def _flag_value(points: Points) -> Points:
     size = np.abs(points)
     diagonal = np.abs(size[:, 0] - size[:, 1]) / math.sqrt(2)
-    return np.minimum(size.min(1), diagonal) - _BAR
+    nearest: Points = np.minimum(size.min(1), diagonal)
+    return nearest - _BAR
 
 
 def _diamond_value(points: Points) -> Points:
-    return (np.abs(points).sum(1) - SIDE) / math.sqrt(2)
+    total: Points = np.abs(points).sum(1)
+    return (total - SIDE) / math.sqrt(2)
 
 
 def _sector_value(points: Points) -> Points:

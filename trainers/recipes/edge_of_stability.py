@@ -9,6 +9,7 @@ Source: Cohen et al. 2021, arXiv:2103.00065.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -28,16 +29,22 @@ __all__ = ["Options", "run"]
 class Options:
     model: str = option("mlp-tanh", "network; a smooth one, or its curvature jumps")
     data: str = option("digits", "data set")
+    loss: Literal["mse", "cross_entropy"] = option("mse", "on one-hot targets, or on classes")
     num_examples: int = option(500, "a stratified part of the training examples", low=2)
-    learning_rates: tuple[float, ...] = option((0.1, 0.2, 0.4), "rates", above=0)
-    steps: int = option(1500, "training steps", low=1)
+    learning_rates: tuple[float, ...] = option((0.5, 1.0, 2.0), "rates", above=0)
+    steps: int = option(3000, "training steps", low=1)
     momentum: float = option(0.0, "of gradient descent; the edge is then 2 (1 + m) / lr", low=0)
     num_evaluations: int = option(30, "of the sharpness, evenly spaced", low=2)
     seed: int = option(0, "of the initial weights", low=0)
 
 
 def run(options: Options, make: Making) -> None:
-    problem = make.problem(options.data, options.model, num_examples=options.num_examples)
+    problem = make.problem(
+        options.data,
+        options.model,
+        num_examples=options.num_examples,
+        one_hot=options.loss == "mse",
+    )
     rates = options.learning_rates
     stack = make.networks(problem, [options.seed] * len(rates))
     interval = max(1, options.steps // options.num_evaluations)

@@ -44,13 +44,13 @@ class Options:
     )
     num_seeds: int = option(5, "runs of each rate: other initial weights and batches", low=1)
     vary_data: bool = option(True, "each seed has its own data set or split as well")
-    steps: int = option(40_000, "training steps", low=1)
+    steps: int = option(40_000, "training steps", low=8)
     batch_size: int = option(16, "examples in a step", low=1)
     sphere: Literal["none", "projected", "riemannian"] = option("projected", "how norms are kept")
     per_group: bool = option(False, "a sphere for each invariant group, not one for all")
     momentum: float = option(0.0, "of SGD", low=0)
     weight_decay: float = option(0.0, "L2 penalty's factor", low=0)
-    num_evaluations: int = option(40, "along the run, evenly spaced", low=4)
+    num_evaluations: int = option(40, "along the run, evenly spaced", low=8)
     last_weights: int = option(0, "weights kept at the last evaluations, for averages", low=0)
     seed: int = option(0, "of all that is drawn", low=0)
 
@@ -68,7 +68,9 @@ def run(options: Options, make: Making) -> None:
     on_sphere = options.sphere != "none"
     inputs = problems[0].train.inputs[:_TRIED]
     interval = max(1, options.steps // options.num_evaluations)
-    evaluate_at = range(interval, options.steps + 1, interval)
+    # Backwards from the end, so that the last one is the end.
+    evaluate_at = range(options.steps, 0, -interval)[::-1]
+    kept = evaluate_at[max(0, len(evaluate_at) - max(1, options.last_weights)) :]
     plan = Plan(
         steps=options.steps,
         learning_rate=[rate for rate, _ in grid],
@@ -80,7 +82,7 @@ def run(options: Options, make: Making) -> None:
         groups=invariant_groups(stack, inputs, per_group=options.per_group) if on_sphere else (),
         sphere="riemannian" if options.sphere == "riemannian" else "projected",
         evaluate_at=evaluate_at,
-        snapshots=evaluate_at[len(evaluate_at) - options.last_weights :],
+        snapshots=kept,
     )
     names = [f"lr{rate:.6g}-seed{seed}" for rate, seed in grid]
     trained = make.fit("training", stack, plan, problem.train, problem.evaluations, names)
@@ -94,7 +96,7 @@ def run(options: Options, make: Making) -> None:
     make.record("regimes", regimes.to_dataset())
     for sentence in regimes.sentences():
         make.note(sentence)
-    for step in [*plan.snapshots[:-1], options.steps] if options.last_weights else [options.steps]:
+    for step in kept:
         final = step == options.steps
         make.keep(
             [

@@ -64,7 +64,9 @@ def run(options: Options, make: Making) -> None:
     last_stage = stage(
         "fine-tuning", concatenated(stacks), list(options.finetune_rates) * len(starts)
     )
-    kept = [(path, rate, seed) for path in starts for rate in options.finetune_rates for seed in seeds]
+    kept = [
+        (path, rate, seed) for path in starts for rate in options.finetune_rates for seed in seeds
+    ]
     stages = {"0": 1, "1": 2, "1-2": 3, "2": 2}
     make.keep(
         [

@@ -91,7 +91,7 @@ def test_a_text_is_cut_into_windows_and_each_target_is_the_next_character(tmp_pa
     assert inputs.shape == targets.shape == (128, 7)  # (900 - 1) // 7
     assert (inputs.dtype, targets.dtype) == (torch.int64, torch.int64)
     assert torch.equal(inputs[:, 1:], targets[:, :-1])
-    starts = [i for i in range(0, 896, 7)]
+    starts = range(0, 896, 7)
     assert sorted(spelt(row) for row in inputs) == sorted(written[i : i + 7] for i in starts)
     assert sorted(spelt(row) for row in targets) == sorted(written[i + 1 : i + 8] for i in starts)
     last = text("test", context=99, path=tmp_path / "mine.txt")

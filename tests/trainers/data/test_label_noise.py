@@ -9,7 +9,7 @@ KINDS = ("uniform", "symmetric", "permuted")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rate", [0.0, 0.333, 1.0])
+@pytest.mark.parametrize("rate", [0.0, 0.33337, 1.0])
 def test_exactly_the_share_is_selected_and_only_those_change(kind, rate):
     noisy = noisy_labels(TARGETS, 10, kind, rate, seed=0)
     assert int(noisy.selected.sum()) == round(rate * 10_000)

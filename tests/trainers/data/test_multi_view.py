@@ -58,8 +58,8 @@ def test_splits_and_seeds_share_nothing():
         ticks(split, seed, num_examples=50)[0]
         for split, seed in (("train", 0), ("validation", 0), ("test", 0), ("train", 1))
     ]
-    rows = torch.cat(sets).flatten()
-    assert len(rows.unique()) == len(rows)
+    points = torch.cat(sets).view(-1, 2)
+    assert len(points.unique(dim=0)) == len(points)
     assert torch.equal(sets[0], ticks("train", 0, num_examples=50)[0])
 
 
