@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from landscape.trainers.data import digits as digits
     from landscape.trainers.data import ticks as ticks
+    from landscape.trainers.execution import train as train
     from landscape.trainers.family import Family as Family
     from landscape.trainers.family import load_family as load_family
     from landscape.trainers.models import cnn as cnn
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     )
     from landscape.trainers.stacking import Stack as Stack
     from landscape.trainers.stacking import stack as stack
-    from landscape.trainers.execution import train as train
 
 _HOMES = {
     "Family": "landscape.trainers.family",

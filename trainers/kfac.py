@@ -71,9 +71,9 @@ def kronecker_blocks(network: nn.Module, inputs: Tensor, loss: str) -> list[Kron
     layers = _layers(network)
     sums: dict[str, tuple[Tensor, Tensor]] = {}
     with _evaluated(network), _watched(layers) as seen, torch.enable_grad():
-        for part in inputs.split(_ROWS):
+        for start in range(0, len(inputs), _ROWS):
             seen.clear()
-            outputs = network(part)
+            outputs = network(inputs[start : start + _ROWS])
             if outputs.ndim != 2:
                 raise RequestError(
                     f"the outputs have shape {tuple(outputs.shape)}, expected (n, C). Kronecker "

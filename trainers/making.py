@@ -219,7 +219,11 @@ class Making:
             "step": ("time", trained.steps, {"units": "1", "long_name": "training steps done"}),
             "member": ("member", names),
         }
-        attributes = {"seconds": trained.seconds, "members_in_one_graph": trained.chunk}
+        attributes = {
+            "seconds": trained.seconds,
+            "members_in_one_graph": trained.chunk,
+            "threads": trained.threads,
+        }
         curves = {
             name: (("time", "member"), values, {"units": _unit(name), "long_name": _words(name)})
             for name, values in trained.curves.items()
@@ -242,7 +246,7 @@ class Making:
         import xarray as xr
 
         table = pd.DataFrame(self._rows)
-        for name in table.columns[table.dtypes == object]:
+        for name in table.select_dtypes("object").columns:
             # NaN stands where a member lacks a setting that others have.
             table[name] = [str(c) if c is not None and c == c else "" for c in table[name]]
         members = xr.Dataset(

@@ -15,16 +15,18 @@ __all__ = ["check_positive", "made", "option", "read"]
 Chosen = TypeVar("Chosen")
 
 
-def option(default: Any, help: str, *, low: float | None = None, above: float | None = None) -> Any:
+def option(
+    default: Any, words: str, *, low: float | None = None, above: float | None = None
+) -> Any:
     """A field of an options class.
 
     Args:
-        help: one line.
+        words: one line of help.
         low: least value allowed, also of each entry of a list.
         above: greatest value that is not allowed any more.
     """
     return dataclasses.field(
-        default=default, metadata={"help": help, "low": low, "above": above}
+        default=default, metadata={"help": words, "low": low, "above": above}
     )  # fmt: skip
 
 
@@ -56,7 +58,7 @@ def read(name: str, value: object, kind: Any) -> object:
         return read(name, value, next(one for one in arguments if one is not type(None)))
     if origin is typing.Literal:
         if value not in arguments:
-            raise unknown_choice(name, value, arguments)
+            raise unknown_choice(name, str(value), arguments)
         return value
     if origin is tuple:
         entries = value.split(",") if isinstance(value, str) else value

@@ -1,8 +1,8 @@
 """The three regimes of training at a fixed learning rate, by explicit criteria.
 
-1, convergence: the train loss goes on falling towards 0. 2, chaotic equilibrium: it hovers above 0.
-3, divergence: the network knows no more than chance. 2A is the part of 2 just above convergence from
-which fine-tuning leads to equally good, linearly connected solutions, at whatever rate.
+1, convergence: the train loss goes on falling towards 0. 2, chaotic equilibrium: it hovers above
+0. 3, divergence: the network knows no more than chance. 2A is the part of 2 just above convergence
+from which fine-tuning leads to equally good, linearly connected solutions, at whatever rate.
 
 Source: the regimes are those of Kodryan et al. 2022, arXiv:2209.03695, and Sadrtdinov et al. 2024,
 arXiv:2410.22113, who drew the borders by hand; the criteria are ours.
@@ -69,8 +69,8 @@ class Regimes:
             f"divergence threshold {self.divergence_threshold:.3g}",
             "a rate converges where at least half of its runs have a train loss that falls in the "
             f"second half by more than {_TREND:g} standard deviations around its trend, or stays "
-            f"below {_LOSS_FLOOR:g}; it diverges where the mean train accuracy of the last quarter "
-            f"is within {_CHANCE_ERRORS:g} standard errors of chance, or the weights are not finite",
+            f"below {_LOSS_FLOOR:g}; it diverges where the mean train accuracy of the last "
+            f"quarter is within {_CHANCE_ERRORS:g} standard errors of chance, or no run is finite",
         ]
 
     def to_dataset(self) -> xr.Dataset:

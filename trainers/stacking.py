@@ -72,7 +72,7 @@ class Stack:
     def blocks(self, theta: Tensor) -> dict[str, Tensor]:
         """Views of theta, (P,) or (M, P), as the trainable parameters by name."""
         lead = theta.shape[:-1]
-        parts = theta.split([shape.numel() for shape in self.space.shapes], -1)
+        parts = torch.split(theta, [shape.numel() for shape in self.space.shapes], -1)
         return {
             name: part.view(*lead, *shape)
             for name, shape, part in zip(self.space.names, self.space.shapes, parts, strict=True)

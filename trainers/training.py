@@ -17,7 +17,7 @@ from torch import Tensor
 
 from landscape.errors import RequestError
 from landscape.trainers.examples import Examples, Outcomes, evaluate, loss_task, mean_outcomes
-from landscape.trainers.gradients import Gradients, Task, choose_chunk
+from landscape.trainers.gradients import Gradients, Task, choose_chunk, num_threads
 from landscape.trainers.optimizers import Optimizer, State
 from landscape.trainers.orders import Orders, child_seed
 from landscape.trainers.schedules import Schedule, constant
@@ -30,6 +30,7 @@ __all__ = ["Plan", "Trained", "Watch", "fit"]
 Augment = Callable[[Tensor, Tensor], Tensor]
 Outcome = Callable[[Stack, Examples], Outcomes]
 
+_KEPT = ("step", "seconds", "chunk", "threads", "snapshots", "steps", "curves", "sums", "summed")
 _NOISE, _DROPOUT = 1, 2  # purposes of child seeds, beside the orders'
 
 
@@ -55,7 +56,7 @@ class Plan:
             does not say it: contrastive training, for one.
         record: evaluations of which the outcome on every example is kept each time.
         snapshots: steps after which the weights are kept.
-        chunk: members in one graph; None chooses by a measured trial.
+        chunk: members in one graph; None chooses by a measured trial, and the number of threads.
     """
 
     steps: int
@@ -92,7 +93,7 @@ class Trained:
             since the evaluation before, and "gradient_norm" likewise.
         outcomes: for each recorded evaluation (T, M, n) "loss", "correct", "margin", "probability".
         snapshots: theta (M, P) and buffers by step.
-        chunk: members in one graph.
+        chunk: members in one graph, and the `threads` of an operation; 0 for torch's own number.
         graph_bytes: most that a graph of one step held at a time, of this start.
         seconds: time in training, over all starts.
     """
@@ -103,6 +104,7 @@ class Trained:
     outcomes: dict[str, dict[str, np.ndarray[Any, Any]]]
     snapshots: dict[int, tuple[Tensor, dict[str, Tensor]]]
     chunk: int
+    threads: int
     graph_bytes: int
     seconds: float
 
@@ -175,8 +177,7 @@ class _Run:
             plan.seeds, len(examples), plan.batch_size, plan.subsets,
             num_uniforms=plan.num_uniforms * plan.views, device=device,
         )  # fmt: skip
-        column = {"dtype": torch.float64, "device": device}
-        self.rate = torch.tensor(plan.learning_rate, **column)[:, None]
+        self.rate = _column(plan.learning_rate, device)
         theta, space = self.stack.theta, self.stack.space
         self.sphere = None
         if plan.groups:
@@ -185,19 +186,19 @@ class _Run:
             self.rate = radius_squared.learning_rates(self.rate, space.size)
         self.decay = None
         if plan.weight_decay is not None and any(plan.weight_decay):
-            self.decay = torch.tensor(plan.weight_decay, **column)[:, None].to(theta)
-        if plan.groups and plan.sphere == "riemannian":
-            if plan.optimizer != Optimizer() or self.decay is not None:
-                raise RequestError(
-                    "sphere='riemannian' takes plain gradient steps: it would leave out momentum, "
-                    "weight decay, clipping and noise. Take sphere='projected' for these."
-                )
+            self.decay = _column(plan.weight_decay, device).to(theta)
+        is_plain = plan.optimizer == Optimizer() and self.decay is None
+        if plan.groups and plan.sphere == "riemannian" and not is_plain:
+            raise RequestError(
+                "sphere='riemannian' takes plain gradient steps: it would leave out momentum, "
+                "weight decay, clipping and noise. Take sphere='projected' for these."
+            )
         self.draws = any(  # a network with random numbers of its own says `draws = True`
             type(m).__name__.startswith("Dropout") or getattr(m, "draws", False)
             for m in stack.template.modules()
         )
         self.optimizer_state: State = {}
-        self.step, self.seconds, self.chunk = 0, 0.0, plan.chunk or 0
+        self.step, self.seconds, self.chunk, self.threads = 0, 0.0, plan.chunk or 0, 0
         self.graph_bytes = 0
         self.snapshots: dict[int, tuple[Tensor, dict[str, Tensor]]] = {}
         self.steps: list[int] = []
@@ -225,6 +226,7 @@ class _Run:
             },
             snapshots=self.snapshots,
             chunk=self.chunk,
+            threads=self.threads,
             graph_bytes=self.graph_bytes,
             seconds=self.seconds,
         )
@@ -238,6 +240,7 @@ class _Run:
             self._look(evaluate_at, snapshots)
         with stack.mode(training=True):
             gradients = self._gradients()
+        with stack.mode(training=True), num_threads(self.threads):
             while self.step < plan.steps:
                 self._move(gradients)
                 self.graph_bytes = gradients.peak_bytes
@@ -307,9 +310,8 @@ class _Run:
     def _gradients(self) -> Gradients:
         task = self.plan.task or loss_task(self.plan.loss)
         if not self.chunk:
-            self.chunk = 1
-            if len(self.stack) > 1:
-                self.chunk = choose_chunk(self.stack, task, self._batch(self.step)).chosen
+            trial = choose_chunk(self.stack, task, self._batch(self.step))
+            self.chunk, self.threads = trial.chosen, trial.threads
         return Gradients(self.stack, task, self.chunk)
 
     # -- what is kept along the way --
@@ -350,9 +352,8 @@ class _Run:
         return f"train loss {finite.median():.4f}" if len(finite) else "train loss not finite"
 
     def _state(self) -> dict[str, Any]:
-        names = ("step", "seconds", "chunk", "snapshots", "steps", "curves", "sums", "summed")
         return {
-            **{name: getattr(self, name) for name in names},
+            **{name: getattr(self, name) for name in _KEPT},
             "outcomes": {
                 name: {
                     field: [torch.from_numpy(v) for v in values] for field, values in all_.items()
@@ -365,7 +366,7 @@ class _Run:
         }
 
     def _restore(self, held: dict[str, Any]) -> None:
-        for name in ("step", "seconds", "chunk", "snapshots", "steps", "curves", "sums", "summed"):
+        for name in _KEPT:
             setattr(self, name, held[name])
         self.outcomes = {
             name: {field: [v.numpy() for v in values] for field, values in all_.items()}
@@ -373,3 +374,7 @@ class _Run:
         }
         self.stack = self.stack.at(held["theta"], held["buffers"])
         self.optimizer_state = held["optimizer_state"]
+
+
+def _column(values: Sequence[float], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, device=device)[:, None]  # (M, 1)

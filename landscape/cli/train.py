@@ -59,7 +59,7 @@ def train(
     app(args=context.args, prog_name=f"landscape train {recipe}")
 
 
-def _command(recipe: str, options: Any, help: str) -> Any:
+def _command(recipe: str, options: Any, described: str) -> Any:
     """A function with one keyword for each option, as typer reads them."""
     own = {field.name: field for field in dataclasses.fields(options)}
     kinds = typing.get_type_hints(options)
@@ -97,7 +97,7 @@ def _command(recipe: str, options: Any, help: str) -> Any:
             for name, annotation in annotations.items()
         ]
     )
-    command.__doc__ = help
+    command.__doc__ = described
     return command
 
 
@@ -166,9 +166,8 @@ def _summarise(family: Any) -> None:
         print(f"{lost} of {len(members)} diverged: their weights are not finite, and have no file.")
     for sentence in family.notes:
         print(sentence)
-    print(
-        f"{len(family)} checkpoints in {family.folder}; measure them: landscape probe {family.folder}"
-    )
+    folder = family.folder
+    print(f"{len(family)} checkpoints in {folder}; measure them: landscape probe {folder}")
 
 
 _ROWS = 30

@@ -87,9 +87,10 @@ def test_an_unfinished_family_goes_on_for_its_own_request_only(tmp_path, monkeyp
         saved(state, path)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(making, "_save", save_and_stop)
-        train("single", tmp_path, **SHORT)
+        with pytest.raises(KeyboardInterrupt):
+            train("single", tmp_path, **SHORT)
     (tmp_path / ".state" / ".training.pt.dead.tmp").write_text("half")
     with pytest.raises(RequestError, match="is not finished"):
         load_family(tmp_path)
@@ -133,24 +134,29 @@ def _start(folder):
     return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
 
 
+def _finish(process):
+    process.communicate()
+    assert process.returncode == 0
+
+
 @pytest.mark.slow
 def test_a_family_whose_maker_is_killed_again_and_again_is_that_of_one_run(tmp_path):
     whole = tmp_path / "whole"
-    assert _start(whole).wait() == 0
+    _finish(_start(whole))
     folder, generator, killed = tmp_path / "killed", np.random.default_rng(0), 0
     for _ in range(6):
         process = _start(folder)
         process.stdout.readline()
         try:
-            process.wait(timeout=generator.uniform(0.2, 2.5))
+            process.communicate(timeout=generator.uniform(0.2, 2.5))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.communicate()
             killed += 1
         if (folder / "family.h5").exists():
             load_family(folder)
             break
-    assert _start(folder).wait() == 0
+    _finish(_start(folder))
     assert killed
     one, other = load_family(whole), load_family(folder)
     assert one.members.equals(other.members)

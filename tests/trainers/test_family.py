@@ -45,10 +45,10 @@ def test_curves_have_a_value_for_each_member_and_time(family):
 
 
 def test_what_is_no_family_is_refused_with_what_to_do(tmp_path):
-    with pytest.raises(RequestError, match="no family in .*landscape train RECIPE"):
+    with pytest.raises(RequestError, match=r"no family in .*landscape train RECIPE"):
         load_family(tmp_path)
     (tmp_path / ".state").mkdir()
-    with pytest.raises(RequestError, match="is not finished. Give the same"):
+    with pytest.raises(RequestError, match=r"is not finished\. Give the same"):
         load_family(tmp_path)
     (tmp_path / "family.h5").write_text("not HDF5")
     with pytest.raises(RequestError, match="cannot be read"):

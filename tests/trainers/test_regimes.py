@@ -91,5 +91,5 @@ def test_the_border_of_2a_is_the_last_rate_before_a_criterion_fails():
     accuracies = np.array([[0.9, 0.91], [0.9, 0.91], [0.9, 0.95], [0.9, 0.9]])
     barriers = np.zeros(4)
     assert subregime_border(rates, accuracies, barriers) == 2
-    assert subregime_border(rates, accuracies, barriers + [0, 0.1, 0, 0]) == 1
+    assert subregime_border(rates, accuracies, np.array([0, 0.1, 0, 0])) == 1
     assert np.isnan(subregime_border(rates, accuracies, barriers + 0.02))

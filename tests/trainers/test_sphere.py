@@ -141,9 +141,9 @@ def test_a_critical_point_is_not_left():
 
 def test_weights_off_every_sphere_are_refused_by_name():
     model = mlp(6, (5,), 2, norm="layer").double()
+    theta, space = stack([model]).theta, ParameterSpace(model)
     with pytest.raises(RequestError, match=r"1.bias, 2.weight.* change the output when they are"):
-        space = ParameterSpace(model)
-        Sphere.around(stack([model]).theta, space, [["1.weight"]])
+        Sphere.around(theta, space, [["1.weight"]])
 
 
 def test_a_misspelt_method_gets_the_nearest_one():

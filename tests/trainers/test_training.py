@@ -1,4 +1,4 @@
-"""Stacked training against plain PyTorch loops, one network at a time, that share none of its code."""
+"""Stacked training against plain PyTorch loops, which share none of its code."""
 
 import copy
 import math
@@ -147,7 +147,7 @@ def pairs():
                 yield pytest.param(network, rule, dtype, bound, marks=marks, id=name)
 
 
-@pytest.mark.parametrize(("network", "rule", "dtype", "bound"), pairs())
+@pytest.mark.parametrize(("network", "rule", "dtype", "bound"), [*pairs()])
 def test_a_stack_is_trained_as_its_members_would_be_one_by_one(network, rule, dtype, bound):
     models, data = new_models(network, dtype), new_data(network, dtype)
     optimizer, plain = OPTIMIZERS[rule]
@@ -278,13 +278,25 @@ def case(name):
     return stack([m.train() for m in models]), small_plan(**more), examples
 
 
-CASES = ["momentum", "adam", "noise", "dropout", "draws", "augmentation", "batchnorm", "sphere", "riemannian"]
+CASES = [
+    "momentum",
+    "adam",
+    "noise",
+    "dropout",
+    "draws",
+    "augmentation",
+    "batchnorm",
+    "sphere",
+    "riemannian",
+]
 
 
 @pytest.mark.parametrize(
     ("name", "stopped_at"),
-    [*((name, step) for name in CASES if name != "batchnorm" for step in (1, 3, 7))]
-    + [pytest.param("batchnorm", 3, marks=pytest.mark.slow)],
+    [
+        *((name, step) for name in CASES if name != "batchnorm" for step in (1, 3, 7)),
+        pytest.param("batchnorm", 3, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(name, stopped_at):
     members, plan, examples = case(name)

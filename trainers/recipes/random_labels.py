@@ -1,6 +1,28 @@
 """Copies of one classifier on permuted labels, and which objects they have learnt at which epoch.
 
-(header to come)
+r_t(x) is the share of copies and fixed augmentations on which object x gets the label that the one
+permutation, the same for all copies, gave it.
+
+Measured with the defaults, 3 families of 10 copies (seeds 0, 1, 2) on one core of a CPU, 6 to 18 s
+each: mean r_t is .10 in untrained networks, .40 after 5 epochs, .65 after 10 and above .99 after
+20; test accuracy is 10 to 11 %. With `--augment mask --epochs 120` (12 to 25 s) it is much slower:
+.35 to .38 after 10, .58 to .60 after 20, .76 to .78 after 40 and .87 to .88 after 120. At the first
+epoch with mean r_t above .75 the sorted r_t are .081 to .094 away from those of equally hard
+objects (mean absolute difference to binomial samples), and .030 to .034 with augmentation, where
+r_t is a mean over ten views instead of one. `supervised`, with its ten views: .139 to .145.
+
+On the digits, permuted labels are not learnt as evenly: an object whose label agrees with its
+neighbours' is easy for all copies (60 epochs, 4 copies, 1 family: the standard deviation of r_t is
+.35 at a mean of .56, against .26 to .27 at .5 or just above here). The two settings of the source
+were not run here:
+
+    landscape train random-labels --data cifar10 --model resnet18 --num-copies 30 --epochs 20 \\
+        --cosine-epochs 200 --learning-rate 3e-4 --batch-size 256 --num-objects 1024 --out runs
+    landscape train random-labels --data cifar10 --model resnet18 --augment crop-flip \\
+        --num-copies 30 --epochs 500 --cosine-epochs 200 --learning-rate 3e-4 --batch-size 256 \\
+        --num-objects 1024 --out runs
+
+Source: Sadrtdinov et al. 2021, arXiv:2107.10143; Zhang et al. 2017, arXiv:1611.03530.
 """
 
 from __future__ import annotations
@@ -41,7 +63,7 @@ class Options:
     num_augmentations: int = option(10, "fixed views of each; one without augmentation", low=1)
     record_every: int = option(1, "epochs between records", low=1)
     chunk: int | None = option(None, "copies in one graph; as is fastest if not given", low=1)
-    seed: int = option(0, "of all that is drawn", low=0)
+    seed: int = option(0, "of the copies, the labels, the objects and their views", low=0)
 
 
 def run(options: Options, make: Making) -> None:

@@ -1,6 +1,26 @@
 """Contrastive copies of one network, and which objects they recognize at which epoch.
 
-(header to come)
+r_t(x) is the share of copies and fixed augmentations on which object x is more similar to its own
+other view than to all other views of a fixed set of objects.
+
+Measured with the defaults, 3 families of 10 copies (seeds 0, 1, 2) on one core of a CPU, 33 to 54 s
+each: mean r_t is .61 in untrained networks (.605, .615, .624; chance .004), .78 after 5 epochs, .84
+after 10, .93 after 40 and .95 after 100. At the first epoch with mean r_t above .75, the sorted r_t
+are .039 to .050 away from those of equally hard objects (mean absolute difference to binomial
+samples), while the share of copies under one single augmentation is .111 to .141 away: objects are
+equally hard on average, their single views are not. Differences between objects are 9 to 13 % of
+the variance of the single views' shares; in `supervised`, 77 to 81 %.
+
+The default data have their difficulty built in (each object shows its class more or less strongly),
+so they show what the measurement sees and are no evidence about images. The 8x8 digits under the
+"simclr" augmentation are hardly learnt: mean r_t is .06 after 20 epochs (4 copies, 1 family). The
+setting of the source, which takes a GPU and was not run here:
+
+    landscape train simclr --data cifar10 --model resnet18 --augment simclr --num-copies 30 \\
+        --epochs 200 --cosine-epochs 195 --learning-rate 3e-4 --batch-size 256 \\
+        --num-objects 1024 --num-candidates 256 --out runs
+
+Source: Sadrtdinov et al. 2021, arXiv:2107.10143; Chen et al. 2020, arXiv:2002.05709.
 """
 
 from __future__ import annotations
@@ -29,7 +49,7 @@ class Options:
     dim: int = option(128, "numbers in an embedding", low=1)
     temperature: float = option(0.07, "of the similarities", above=0)
     num_copies: int = option(10, "networks, each with its own seed", low=1)
-    epochs: int = option(60, "passes over the training examples", low=1)
+    epochs: int = option(100, "passes over the training examples", low=1)
     batch_size: int = option(128, "objects in a step, with two views each", low=2)
     learning_rate: float = option(3e-3, "of Adam", above=0)
     weight_decay: float = option(1e-4, "L2 penalty's factor", low=0)
@@ -40,7 +60,7 @@ class Options:
     num_candidates: int = option(128, "objects that are told from each other", low=2)
     record_every: int = option(1, "epochs between records", low=1)
     chunk: int | None = option(None, "copies in one graph; as is fastest if not given", low=1)
-    seed: int = option(0, "of all that is drawn", low=0)
+    seed: int = option(0, "of the copies, the objects and their views", low=0)
 
 
 def run(options: Options, make: Making) -> None:

@@ -1,6 +1,22 @@
 """Networks on random subsets of the training examples: what memorization and influence need.
 
-(header to come)
+The index keeps, for every network and every example, whether it was trained on it (`mask`) and what
+came of it (`correct`, `margin`, `probability`, `loss`): `subsets/train` and `subsets/test`. The
+memorization of example i is the accuracy on i of the networks that saw it, less that of the others.
+
+Measured with the defaults, 1 family of 64 networks, 15 s on one core of a CPU: accuracy is 100 % on
+the networks' own subsets, 97.2 % (standard deviation over networks .8) on what they were not shown
+and 96.9 % (.5) on test digits; mean memorization is .028, and 4.0 % of the digits have .25 or more.
+With `--label-noise 0.1` (1 family, 12 s) memorization tells the wrong labels from the right ones
+with an AUC of .983. That takes networks which fit them: with learning rate .1 and no momentum, 89 %
+of their own subsets are fitted, and the AUC is .62.
+
+Networks that did not see an example saw m others, not m - 1 ("size-matched"). With 64 networks and
+ratio .7 the standard error of a memorization is up to .11 even for an example that is always
+fitted: take 200 or more for values below .25. Feldman and Zhang trained 2,000 to 4,000. So many
+networks take space: `--no-keep-checkpoints` keeps the first only, and all records.
+
+Source: Feldman and Zhang 2020, arXiv:2008.03703.
 """
 
 from __future__ import annotations
@@ -43,13 +59,13 @@ class Options:
     label_noise: float = option(0.0, "share of the training labels that are made wrong", low=0)
     epochs: int = option(60, "passes over the subset", low=1)
     batch_size: int = option(32, "examples in a step", low=1)
-    learning_rate: float = option(0.1, "of SGD", above=0)
-    momentum: float = option(0.0, "of SGD", low=0)
+    learning_rate: float = option(0.05, "of SGD", above=0)
+    momentum: float = option(0.9, "of SGD", low=0)
     weight_decay: float = option(0.0, "L2 penalty's factor", low=0)
     schedule: Literal["constant", "cosine"] = option("constant", "of the learning rate")
     keep_checkpoints: bool = option(True, "of all networks; otherwise of the first one only")
     chunk: int | None = option(None, "networks in one graph; as is fastest if not given", low=1)
-    seed: int = option(0, "of all that is drawn", low=0)
+    seed: int = option(0, "of the subsets, the networks and the wrong labels", low=0)
 
 
 def run(options: Options, make: Making) -> None:

@@ -1,6 +1,23 @@
 """Copies of one classifier, and which training objects they get right at which epoch.
 
-(header to come)
+r_t(x) is the share of copies and fixed augmentations on which object x gets its label.
+
+Measured with the defaults, 3 families of 10 copies (seeds 0, 1, 2) on one core of a CPU, 7 to 15 s
+each: mean r_t is .10 in untrained networks, .41 after 2 epochs, .72 after 5, .83 after 10 and .95
+after 60, where test accuracy is 75 %. At the first epoch with mean r_t above .75 (6 or 7), the
+sorted r_t are .139 to .145 away from those of equally hard objects (mean absolute difference to
+binomial samples), against .039 to .050 in `simclr`: some objects are easy for all copies, others
+for none. Differences between objects are 77 to 81 % of the variance of the single views' shares.
+
+The default data have their difficulty built in (each object shows its class more or less strongly),
+so they show what the measurement sees and are no evidence about images. The setting of the source,
+whose learning rate is not recorded (3e-4 is its program's default), was not run here:
+
+    landscape train supervised --data cifar10 --model resnet18 --augment crop-flip \\
+        --num-copies 30 --epochs 50 --cosine-epochs 200 --learning-rate 3e-4 --batch-size 256 \\
+        --num-objects 1024 --out runs
+
+Source: Sadrtdinov et al. 2021, arXiv:2107.10143.
 """
 
 from __future__ import annotations
@@ -36,7 +53,7 @@ class Options:
     num_augmentations: int = option(10, "fixed views of each; one without augmentation", low=1)
     record_every: int = option(1, "epochs between records", low=1)
     chunk: int | None = option(None, "copies in one graph; as is fastest if not given", low=1)
-    seed: int = option(0, "of all that is drawn", low=0)
+    seed: int = option(0, "of the copies, the objects and their views", low=0)
 
 
 def run(options: Options, make: Making) -> None:

@@ -183,3 +183,17 @@ def test_fashion_mnist_needs_no_folder_where_it_is_installed():
 def test_what_makes_no_sense_says_why(arguments, message):
     with pytest.raises(RequestError, match=message):
         examples(**arguments)
+
+
+def test_few_examples_and_noisy_labels_are_those_of_the_coarser_task():
+    _, targets = examples("digits", num_examples=50, label_modulus=5)
+    assert (targets.bincount() - 10).abs().max() <= 1
+    noise = {"kind": "uniform", "rate": 1.0, "seed": 0}
+    _, noisy = examples("digits", label_modulus=2, label_noise=noise)
+    assert set(noisy.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("modulus", [0, 1, 10, 11])
+def test_a_modulus_that_leaves_no_coarser_task_is_refused(modulus):
+    with pytest.raises(RequestError, match=f"label_modulus={modulus} leaves no coarser task"):
+        examples("digits", label_modulus=modulus)

@@ -1,11 +1,8 @@
 import gzip
 import hashlib
-import importlib.util
 import io
 import pickle
-import sys
 import tarfile
-import types
 from dataclasses import replace
 
 import numpy as np

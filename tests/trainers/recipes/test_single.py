@@ -36,7 +36,7 @@ def test_the_checkpoint_measures_the_loss_that_was_recorded(tmp_path, model):
     (path,) = train("single", tmp_path, model=model, epochs=1, batch_size=1000, seed=4)
     checkpoint = read_checkpoint(path)
     objective = landscape.load_objective(path, dtype="float64")
-    loss = float(objective.loss(objective.theta0))
+    loss = float(objective.loss())
     assert loss == pytest.approx(checkpoint.metrics["train_loss"], rel=1e-5)
     assert (checkpoint.seed, checkpoint.step) == (4, 2)  # 1,438 examples: a batch, and the rest
 
