@@ -254,7 +254,8 @@ def _study(share: float) -> dict[str, object]:
         ended = time.perf_counter()
         notes = list(sweep.notes)
         table = finetuned.members.groupby(["start_learning_rate", "learning_rate"])
-        accuracy = table["test_accuracy"].mean().unstack()
+        means = table["test_accuracy"].mean().unstack()
+        accuracy = {rate: dict(row) for rate, row in means.T.to_dict().items()}
         levels = sweep.members.groupby("learning_rate")["test_accuracy"].mean().to_dict()
     minutes = (ended - began) / 60
     print(f"  pre-training {middle - began:.0f} s, fine-tuning {ended - middle:.0f} s")
@@ -263,13 +264,13 @@ def _study(share: float) -> dict[str, object]:
     for note in notes:
         print(f"  {note}")
     print("  mean test accuracy, 5 seeds: pre-training rate, pre-trained, fine-tuned at", end=" ")
-    print(", ".join(f"{rate:g}" for rate in accuracy.columns))
+    print(", ".join(f"{rate:g}" for rate in means.columns))
     for rate, level in levels.items():
-        shown = "  ".join(f"{value:.3f}" for value in accuracy.loc[rate])
+        shown = "  ".join(f"{value:.3f}" for value in accuracy[rate].values())
         print(f"    {rate:<10.4g}  {level:.3f}  {shown}")
     return {
         "minutes": minutes,
         "notes": notes,
         "pretrained": levels,
-        "finetuned": {str(rate): row.to_dict() for rate, row in accuracy.iterrows()},
+        "finetuned": accuracy,
     }

@@ -246,7 +246,8 @@ class Making:
         import xarray as xr
 
         table = pd.DataFrame(self._rows)
-        for name in table.select_dtypes("object").columns:
+        # Text is of one dtype in pandas 2 and of another in 3.
+        for name in [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]:
             # NaN stands where a member lacks a setting that others have.
             table[name] = [str(c) if c is not None and c == c else "" for c in table[name]]
         members = xr.Dataset(

@@ -92,6 +92,7 @@ def test_an_unfinished_family_goes_on_for_its_own_request_only(tmp_path, monkeyp
         with pytest.raises(KeyboardInterrupt):
             train("single", tmp_path, **SHORT)
     (tmp_path / ".state" / ".training.pt.dead.tmp").write_text("half")
+    (tmp_path / ".family.h5.dead.tmp").write_text("half")
     with pytest.raises(RequestError, match="is not finished"):
         load_family(tmp_path)
     with pytest.raises(RequestError, match="unfinished family of another request"):

@@ -39,13 +39,15 @@ class BranchesOnValues(Wrapped):
 
 
 class DrawsInPython(Wrapped):
+    """Seldom anything but 1: no comparison of a few values would show it."""
+
     def forward(self, inputs):
-        return self.layer(inputs) * (1 + int(random.random() < 0.5))
+        return self.layer(inputs) * (1 + int(random.random() < 0.02))
 
 
 class DrawsInNumPy(Wrapped):
     def forward(self, inputs):
-        return self.layer(inputs) * (1 + np.random.randint(2))  # noqa: NPY002
+        return self.layer(inputs) * (1 + (np.random.randint(50) == 0))  # noqa: NPY002
 
 
 class ReadsNumPy(Wrapped):
