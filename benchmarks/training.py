@@ -33,6 +33,7 @@ from landscape.trainers.training import Plan, fit
 __all__ = ["add_arguments", "run"]
 
 _STEPS = 60  # of one turn
+_TRIED = 8  # steps of the plain loop, to choose its threads
 _LOOPED = 3  # networks of the plain loop that are timed
 _MINUTES = 10.0  # that the tick study may take
 
@@ -63,7 +64,7 @@ class Row:
         chosen: members in one graph, as a trial chose; each round makes its own.
         together: of our trainer as it chooses, in members and threads.
         looped: of our trainer with one member in a graph.
-        plain: of the plain loop, with one thread or all, whichever is faster.
+        plain: of the plain loop, with one thread or all, whichever a trial found faster.
     """
 
     case: str
@@ -143,15 +144,17 @@ def _measured(case: Case, rounds: int) -> Row:
             stamps.append(time.perf_counter())
             return 1.0
 
-        fit(stack, replace(plan, chunk=chunk, schedule=stamped), given.train)
+        with num_threads(threads if chunk == 1 else torch.get_num_threads()):
+            fit(stack, replace(plan, chunk=chunk, schedule=stamped), given.train)
         # The first step holds the trial and the recording.
         return statistics.median(b - a for a, b in pairwise(stamps[1:]))
 
-    threads = sorted({1, torch.get_num_threads()})
+    counts = sorted({1, torch.get_num_threads()})
+    threads = min(counts, key=lambda count: _plain_step(case, given, count, _TRIED))
     works: dict[str, Callable[[], float]] = {
         "together": lambda: ours(None),
         "looped": lambda: ours(1),
-        "plain": lambda: case.members * min(_plain_step(case, given, n) for n in threads),
+        "plain": lambda: case.members * _plain_step(case, given, threads, _STEPS),
     }
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds):
@@ -161,13 +164,13 @@ def _measured(case: Case, rounds: int) -> Row:
     return Row(case.name, tried.chunk, **seconds, target=case.target)
 
 
-def _plain_step(case: Case, given: Problem, threads: int) -> float:
+def _plain_step(case: Case, given: Problem, threads: int, steps: int) -> float:
     """Median seconds of a step of one network in the plain loop, with that many threads."""
     with num_threads(threads):
-        return _timed_plain_step(case, given)
+        return _timed_plain_step(case, given, steps)
 
 
-def _timed_plain_step(case: Case, given: Problem) -> float:
+def _timed_plain_step(case: Case, given: Problem, steps: int) -> float:
     taken = []
     inputs, targets = given.train.inputs, given.train.targets
     for seed in range(_LOOPED):
@@ -177,7 +180,7 @@ def _timed_plain_step(case: Case, given: Problem) -> float:
         parameters = [p for p in network.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(parameters, lr=1e-3)
         order = torch.randperm(len(targets))
-        for step in range(_STEPS):
+        for step in range(steps):
             began = time.perf_counter()
             start = step * case.batch_size % (len(targets) - case.batch_size)
             chosen = order[start : start + case.batch_size]

@@ -11,9 +11,10 @@ import torch
 
 from landscape.errors import RequestError
 from landscape.factory import JSON
+from landscape.trainers.claim import claimed
 from landscape.trainers.family import Family
 from landscape.trainers.forecast import Forecast
-from landscape.trainers.making import Making, Place, Progress, making
+from landscape.trainers.making import Making, Place, Progress
 from landscape.trainers.options import made
 from landscape.trainers.recipes import recipe_module
 
@@ -58,9 +59,10 @@ def train(
     command = command_line(recipe, folder, chosen)
     where = torch.get_default_device() if device is None else _device(device)
     place = Place(where, data_root, download)
-    with making(folder, recipe, plain, command, place, force=force, progress=progress) as make:
-        if isinstance(make, Family):
-            return make
+    with claimed(folder, recipe, plain, force=force) as family:
+        if family is not None:
+            return family
+        make = Making(folder, recipe, plain, command, place, progress)
         module.run(chosen, make)
         return make.finish()
 

@@ -10,12 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 import landscape
 from landscape.checkpoint import write_checkpoint
 from landscape.errors import RequestError
 from landscape.factory import JSON, Factory
+from landscape.trainers.claim import STATE, appearing
 from landscape.trainers.downloading import download
 from landscape.trainers.examples import Examples
 from landscape.trainers.family import FORMAT_VERSION, INDEX, Family, load_family
@@ -41,11 +38,10 @@ from landscape.trainers.training import Plan, Trained, Watch, fit
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Making", "Member", "Place", "Progress", "last", "making"]
+__all__ = ["Making", "Member", "Place", "Progress", "last"]
 
 Progress = Callable[[str, int, int, str], None]  # phase, steps done, steps, words
 
-_STATE = ".state"
 _UNITS = {"loss": "nat", "accuracy": "1", "norm": "nat / parameter", "learning_rate": "1"}
 
 
@@ -125,11 +121,16 @@ class Making:
             phase: its name in the family, another for each call.
             labels: names of the members, for the curves.
         """
+        twice = sorted({name for name in labels or () if list(labels or ()).count(name) > 1})
+        if twice:
+            raise RequestError(
+                f"{twice[0]!r} would be trained twice, into one file. Leave one of them out."
+            )
         if self.forecast is not None:
             trained = self.forecast.fit(phase, stack, plan, examples, evaluations)
             self._keep_curves(phase, trained, labels)
             return trained
-        path = self.folder / _STATE / f"{phase}.pt"
+        path = self.folder / STATE / f"{phase}.pt"
 
         def load() -> dict[str, Any] | None:
             if not path.is_file():
@@ -268,9 +269,9 @@ class Making:
             "torch_version": str(torch.__version__),
         }
         index = self.folder / INDEX
-        with _appearing(index) as temporary:
+        with appearing(index) as temporary:
             tree.to_netcdf(temporary, engine="h5netcdf")
-        shutil.rmtree(self.folder / _STATE, ignore_errors=True)
+        shutil.rmtree(self.folder / STATE, ignore_errors=True)
         return load_family(self.folder)
 
 
@@ -283,101 +284,8 @@ def last(trained: Trained, index: int) -> dict[str, float]:
     }
 
 
-@contextmanager
-def making(
-    folder: Path, recipe: str, options: Mapping[str, JSON], command: str, place: Place, *,
-    force: bool, progress: Progress | None,
-) -> Iterator[Making | Family]:  # fmt: skip
-    """A `Making` for a new or unfinished family; the `Family` itself where it is there already.
-
-    Raises:
-        RequestError: the folder is a file, holds another family, or is in another process's hands.
-    """
-    if not next(path for path in (folder, *folder.parents) if path.exists()).is_dir():
-        raise RequestError(f"out={str(folder)!r} is, or lies in, a file. Name a folder.")
-    request = _request(recipe, options)
-    fresh = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            if (folder / INDEX).exists() and not force:
-                yield _finished(folder, request)
-                return
-            _prepare(folder, request, force=force)
-            try:
-                yield Making(folder, recipe, options, command, place, progress)
-            except BaseException:
-                _leave(folder, remove=fresh)
-                raise
-    except Timeout:
-        raise RequestError(
-            f"another process is training into {folder}. Wait for it, or name another folder."
-        ) from None
-
-
-def _finished(folder: Path, request: str) -> Family:
-    """The family that is there already, if it is what was asked for."""
-    family = load_family(folder)
-    if _request(family.recipe, family.options) == request:
-        return family
-    raise RequestError(
-        f"{folder} holds another family, made by `{family.command}`. Name another folder, or "
-        "pass --force to replace it."
-    )
-
-
-def _prepare(folder: Path, request: str, *, force: bool) -> None:
-    """Leave in the folder what belongs to this request only: the states that it has reached."""
-    state, index = folder / _STATE, folder / INDEX
-    asked = state / "request.json"
-    other = asked.is_file() and asked.read_text() != request
-    if other and not force:
-        raise RequestError(
-            f"{folder} holds an unfinished family of another request: {asked.read_text()}. Name "
-            "another folder, or pass --force to start anew."
-        )
-    if force:
-        if index.exists():
-            for path in load_family(folder):
-                path.unlink(missing_ok=True)
-            index.unlink()
-        shutil.rmtree(state, ignore_errors=True)
-    state.mkdir(exist_ok=True)
-    for left in [*folder.glob(".*.tmp"), *state.glob(".*.tmp")]:
-        left.unlink()  # half a file, of a process that was killed
-    with _appearing(asked) as temporary:
-        temporary.write_text(request)
-
-
-def _leave(folder: Path, *, remove: bool) -> None:
-    """Take away what a failure leaves behind, unless work was kept to go on from."""
-    state = folder / _STATE
-    if [path.name for path in state.iterdir()] != ["request.json"]:
-        return
-    shutil.rmtree(state)
-    if remove and [path.name for path in folder.iterdir()] == [".lock"]:
-        shutil.rmtree(folder)
-
-
-def _request(recipe: str, options: Mapping[str, JSON]) -> str:
-    return json.dumps({"recipe": recipe, "options": options}, sort_keys=True)
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """A hidden file to write to, which takes its place when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _save(state: dict[str, Any], path: Path) -> None:
-    with _appearing(path) as temporary:
+    with appearing(path) as temporary:
         torch.save(state, temporary)
 
 

@@ -46,14 +46,6 @@ class Problem:
     evaluations: Mapping[str, Examples]
     info: DataInfo
 
-    def on(self, **arguments: JSON) -> Problem:
-        """The same with other arguments of the data set: `problem.on(label_noise={...})`."""
-        data = replace(self.data, arguments={**self.data.arguments, **arguments})
-        train = _loaded(data, self.train.inputs.device, None)
-        return replace(
-            self, data=data, train=train, evaluations={**self.evaluations, "train": train}
-        )
-
 
 def problem(
     data: str,
