@@ -88,11 +88,6 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
         rows = measure(problem, contestants, rounds=arguments.repeats)
         print(_drawn(rows), flush=True)
         found[name] = {"description": problem.description, "contestants": rows}
-    if "transformer" in names:
-        print(
-            "\nThe gradient runs on the attention kernel that PyTorch chooses; products, ours and "
-            "the peers', on the math kernel, which has a second derivative."
-        )
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -97,17 +98,25 @@ def angles(theta: Tensor, origin: Tensor) -> Tensor:
     return torch.atan2(apart, together).mul(2)
 
 
-def barriers(stack: Stack, examples: Examples, loss: str, *, num_points: int = 11) -> Tensor:
-    """Greatest height of the loss above the chord, on the lines from the first member to each.
+def barriers(
+    stack: Stack,
+    examples: Examples,
+    loss: str,
+    *,
+    num_points: int = 11,
+    measure: Literal["loss", "error"] = "loss",
+) -> Tensor:
+    """Greatest height above the chord, on the lines from the first member to each.
 
     Members in one basin have a barrier near 0, the certificate that they can be averaged.
     BatchNorm statistics are those of the examples at every point.
 
     Args:
         num_points: evenly spaced, both ends included.
+        measure: of the mean loss, or of the share of wrong predictions.
 
     Returns:
-        (M,) float64, never negative, in the loss's unit; 0 for the first member.
+        (M,) float64, never negative, in the measure's unit; 0 for the first member.
 
     Source: Entezari et al. 2022, arXiv:2110.06296.
     """
@@ -120,9 +129,11 @@ def barriers(stack: Stack, examples: Examples, loss: str, *, num_points: int = 1
             theta=_between(ends.theta, weights),
             frozen={name: _between(both, weights) for name, both in ends.frozen.items()},
         )
-        losses = evaluate(recalibrated(line, examples, loss), examples, loss).loss.double().mean(1)
-        chord = torch.lerp(losses[0], losses[-1], weights)
-        found.append((losses - chord).max().item())
+        outcomes = evaluate(recalibrated(line, examples, loss), examples, loss)
+        values = outcomes.loss if measure == "loss" else ~outcomes.correct
+        heights = values.double().mean(1)
+        chord = torch.lerp(heights[0], heights[-1], weights)
+        found.append((heights - chord).max().item())
     return torch.tensor(found, dtype=torch.float64)
 
 

@@ -231,7 +231,8 @@ MODELS: dict[str, tuple[str, Callable[[DataInfo], dict[str, JSON]]]] = {
     "resnet8-si": ("resnet8", _images("resnet8", width=16, scale_invariant=True)),
     "resnet18": ("resnet18", _images("resnet18", width=64, scale_invariant=False)),
     "resnet18-si": ("resnet18", _images("resnet18", width=32, scale_invariant=True)),
-    "resnet20": ("resnet20", _images("resnet20", width=16)),
+    "resnet20": ("resnet20", _images("resnet20", width=16, scale_invariant=False)),
+    "resnet20-si": ("resnet20", _images("resnet20", width=16, scale_invariant=True)),
     "vit": ("vit", _images("vit", patch=4, dim=128, depth=4, heads=4)),
     "transformer": ("transformer", _transformer),
 }

@@ -10,16 +10,22 @@ from landscape.trainers.models.head import with_frozen_head
 __all__ = ["resnet8", "resnet18", "resnet20"]
 
 
-def resnet20(num_classes: int = 10, width: int = 16, in_channels: int = 3) -> nn.Module:
+def resnet20(
+    num_classes: int = 10, width: int = 16, in_channels: int = 3, scale_invariant: bool = False
+) -> nn.Module:
     """The 20-layer ResNet for CIFAR: three stages of three blocks, `width`, 2x and 4x channels.
 
     Where a stage halves the image, the shortcut is a projection: a 1x1 convolution of stride 2 with
     BatchNorm (the paper's option B; its CIFAR networks have option A, 2,752 parameters fewer).
     272,474 parameters by default.
 
+    Args:
+        scale_invariant: as in `resnet18`.
+
     Source: He et al. 2016, arXiv:1512.03385, section 4.2; He et al. 2015 for the initial weights.
     """
-    return _practical([3, 3, 3], num_classes, width, in_channels)
+    make = _scale_invariant if scale_invariant else _practical
+    return make([3, 3, 3], num_classes, width, in_channels)
 
 
 def resnet8(

@@ -1,7 +1,9 @@
 """Each start of a family, gone on with at each fine-tuning rate: starts x rates in one stack.
 
 With the members of an `lr-sweep` as starts this is the fine-tuning of the learning-rate study:
-20,000 steps of batch 16 for the tick networks, from every pre-training rate.
+20,000 steps of batch 16 for the tick networks, from every pre-training rate. Of two rates or more
+the accuracies and the barriers between the lowest's and the highest's solutions are recorded, and
+regime 2A, where neither is felt, is told from 2B.
 
 Source: Sadrtdinov et al. 2024, arXiv:2410.22113.
 """
@@ -11,12 +13,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import xarray as xr
+
+from landscape.trainers.averaging import barriers
 from landscape.trainers.making import Making, Member, last
 from landscape.trainers.optimizers import Optimizer
 from landscape.trainers.options import option
+from landscape.trainers.regimes import subregime_border
 from landscape.trainers.sphere import invariant_groups
-from landscape.trainers.starts import starting_points
-from landscape.trainers.training import Plan
+from landscape.trainers.starts import Starts, starting_points
+from landscape.trainers.training import Plan, Trained
 
 __all__ = ["Options", "run"]
 
@@ -38,8 +45,9 @@ class Options:
 
 
 def run(options: Options, make: Making) -> None:
+    rates = options.learning_rates
     starts = starting_points(make, options.start)
-    grid = [(rate, start) for rate in options.learning_rates for start in range(len(starts))]
+    grid = [(rate, start) for rate in rates for start in range(len(starts))]
     problem = starts.side_by_side([start for _, start in grid])
     stack = starts.stack.select([start for _, start in grid])
     on_sphere = options.sphere != "none"
@@ -81,3 +89,56 @@ def run(options: Options, make: Making) -> None:
         trained.stack,
         problem,
     )
+    if len(rates) > 1:
+        _compare(make, options, starts, trained)
+
+
+def _compare(make: Making, options: Options, starts: Starts, trained: Trained) -> None:
+    """Accuracy over starting and fine-tuning rates, barriers, and the border between 2A and 2B."""
+    rates, count = options.learning_rates, len(starts)
+    low, high = rates.index(min(rates)), rates.index(max(rates))
+    heights = np.zeros(count)
+    for start in range(count):
+        ends = trained.stack.select([low * count + start, high * count + start])
+        examples = starts.problems[starts.which[start]].train
+        found = barriers(ends, examples, starts.problems[0].loss, measure="error")
+        heights[start] = float(found[1])
+        make.report("barriers", start + 1, count)
+    own = np.array([starts.setting(start, "learning_rate") for start in range(count)])
+    hovers = np.array(
+        [starts.checkpoints[start].recipe.get("regime") == 2 for start in range(count)]
+    )
+    accuracy = trained.curves["test_accuracy"][-1].reshape(len(rates), count)
+    distinct = np.unique(own)
+    means = np.stack([accuracy[:, own == rate].mean(1) for rate in distinct])  # (R, F)
+    barrier = np.array([heights[own == rate].mean() for rate in distinct])
+    two = np.isin(distinct, own[hovers])
+    border = subregime_border(distinct[two], means[two], barrier[two])
+    make.record(
+        "comparison",
+        xr.Dataset(
+            {
+                "test_accuracy": (
+                    ("start_learning_rate", "learning_rate"),
+                    means,
+                    {"units": "1", "long_name": "mean test accuracy after fine-tuning"},
+                ),
+                "barrier": (
+                    "start_learning_rate",
+                    barrier,
+                    {
+                        "units": "1",
+                        "long_name": "mean train error barrier, lowest to highest rate; 11 points "
+                        "above the chord, statistics of the train examples at each",
+                    },
+                ),
+                "border_2a_2b": ((), border, {"units": "1", "long_name": "largest rate of 2A"}),
+            },
+            {"start_learning_rate": distinct, "learning_rate": list(rates)},
+        ),
+    )
+    if two.any():
+        make.note(
+            f"largest rate of regime 2A: {border:.3g} (accuracy within 0.02 over the fine-tuning "
+            "rates, train error barrier below 0.02; nan: not even the smallest of regime 2)"
+        )

@@ -15,6 +15,7 @@ from landscape.trainers.models import resnet8, resnet18, resnet20
         resnet20(width=2, in_channels=1),
         resnet8(width=2, in_channels=1),
         resnet8(width=2, in_channels=1, scale_invariant=True),
+        resnet20(width=2, in_channels=1, scale_invariant=True),
         resnet18(width=2, in_channels=1),
         resnet18(width=2, in_channels=1, scale_invariant=True),
     ],

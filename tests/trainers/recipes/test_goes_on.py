@@ -75,6 +75,42 @@ def test_finetune_goes_on_from_each_start_at_each_rate(sweep, tmp_path):
     assert flat(family[0]).norm() == pytest.approx(unmoved.norm().item(), rel=1e-5)  # on its sphere
 
 
+def test_finetune_compares_the_lowest_and_the_highest_rate(sweep, tmp_path):
+    family = train(
+        "finetune", tmp_path, start=str(sweep.folder), steps=40, learning_rates=(1e-2, 1e-4, 1e-3)
+    )
+    record, table = family.group("comparison"), family.members
+    means = table.groupby(["start_learning_rate", "learning_rate"])["test_accuracy"].mean()
+    for (start, rate), value in means.items():
+        found = record["test_accuracy"].sel(start_learning_rate=start, learning_rate=rate)
+        assert found.item() == pytest.approx(value)
+    heights = []
+    for seed in (0, 1):  # by another road: the objective of each checkpoint, point by point
+        low, high = (
+            ls.load_objective(tmp_path / f"lr0.03-seed{seed}-ft{rate}.pt")
+            for rate in ("0.0001", "0.01")
+        )
+        shares = torch.linspace(0, 1, 11, dtype=torch.float64)
+        errors = [
+            1 - low.metrics(torch.lerp(low.theta.double(), high.theta.double(), share))["accuracy"]
+            for share in shares
+        ]
+        chord = [(1 - share) * errors[0] + share * errors[-1] for share in shares.tolist()]
+        heights.append(max(error - level for error, level in zip(errors, chord, strict=True)))
+    exact = sum(heights) / 2
+    assert record["barrier"].sel(start_learning_rate=0.03).item() == pytest.approx(exact, abs=1e-9)
+
+
+def test_a_family_is_probed_and_opened_as_it_is(sweep):
+    outcomes = ls.probe(sweep, plan=ls.Plan(probes=("metrics",)))
+    assert [outcome.state for outcome in outcomes] == ["measured"] * 4
+    table = ls.open_results(sweep).table()
+    assert len(table) == 4
+    losses = sweep.members.set_index("file")["train_loss"]
+    for _, row in table.iterrows():
+        assert row["metrics.loss"] == pytest.approx(losses[row["checkpoint"]], rel=1e-4)
+
+
 def test_swa_is_the_uniform_mean_of_the_start_and_what_follows(sweep, tmp_path):
     start = sweep.folder / "lr0.03-seed0.pt"
     options = {"start": str(start), "interval": 5}
