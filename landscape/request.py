@@ -214,7 +214,7 @@ def load_objective(
 def checkpoints_in(path: str | os.PathLike[str]) -> list[Path]:
     """The checkpoints of the family in a folder; any other path is a checkpoint itself."""
     folder = Path(path).expanduser()
-    if not (folder / "family.h5").is_file():
+    if not ((folder / "family.h5").is_file() or (folder / ".state").is_dir()):
         return [folder]
     from landscape.trainers.family import load_family
 

@@ -48,6 +48,10 @@ def claimed(
             _prepare(folder, request, force=force)
             try:
                 yield None
+            except RequestError:  # the same request would fail again, whatever work was kept
+                shutil.rmtree(folder / STATE)
+                _leave(folder, remove=fresh)
+                raise
             except BaseException:
                 _leave(folder, remove=fresh)
                 raise
@@ -107,9 +111,9 @@ def _prepare(folder: Path, request: str, *, force: bool) -> None:
 def _leave(folder: Path, *, remove: bool) -> None:
     """Take away what a failure leaves behind, unless work was kept to go on from."""
     state = folder / STATE
-    if [path.name for path in state.iterdir()] != ["request.json"]:
+    if state.is_dir() and [path.name for path in state.iterdir()] != ["request.json"]:
         return
-    shutil.rmtree(state)
+    shutil.rmtree(state, ignore_errors=True)
     if remove and [path.name for path in folder.iterdir()] == [".lock"]:
         shutil.rmtree(folder)
 

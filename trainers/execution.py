@@ -37,7 +37,7 @@ def train(
     Args:
         recipe: one of `recipes.RECIPES`.
         out: its folder, made if need be. A finished family of the same request is returned as it
-            is; work is kept every 30 s, so that a kill costs no more.
+            is; work is kept every 10 s, so that a kill costs no more.
         force: start anew, and replace what is there.
         device: such as "cuda:0"; torch's default device otherwise.
         data_root: where data files are looked for; $LANDSCAPE_DATA otherwise.

@@ -75,7 +75,7 @@ class Place:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     data_root: str | Path | None = None
     download: bool = False
-    interval: float = 30.0  # most seconds of work that a kill may cost
+    interval: float = 10.0  # most seconds of work that a kill may cost
 
 
 @dataclass

@@ -127,7 +127,7 @@ class Watch:
     load: Callable[[], dict[str, Any] | None] = lambda: None
     keep: Callable[[dict[str, Any]], None] = lambda state: None
     report: Callable[[int, int, str], None] = lambda done, total, words: None
-    interval: float = 30.0
+    interval: float = 10.0
 
 
 def fit(

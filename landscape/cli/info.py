@@ -20,7 +20,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """What is in a result file, in a checkpoint, or in a family's folder."""
-    if file.name == "family.h5" or (file / "family.h5").is_file():
+    if file.name == "family.h5" or any((file / held).exists() for held in ("family.h5", ".state")):
         described = _family(file if file.is_dir() else file.parent, as_json)
     elif file.suffix in (".h5", ".hdf5", ".nc"):
         described = _results(file, as_json)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 import typing
 from pathlib import Path
 from typing import Annotated, Any
@@ -126,17 +127,21 @@ def _run(
         return
     if out is None:
         raise RequestError("--out is missing. Name a folder for the family: --out runs")
-    with progress_bar(quiet=quiet or as_json) as bar:
-        family = carry_out(
-            recipe,
-            out,
-            force=force,
-            device=device,
-            data_root=data_root,
-            download=download,
-            progress=lambda phase, done, total, _: bar.report(phase, done, total),
-            **options,
-        )
+    try:
+        with progress_bar(quiet=quiet or as_json) as bar:
+            family = carry_out(
+                recipe,
+                out,
+                force=force,
+                device=device,
+                data_root=data_root,
+                download=download,
+                progress=lambda phase, done, total, _: bar.report(phase, done, total),
+                **options,
+            )
+    except KeyboardInterrupt:
+        print("landscape: interrupted. The same command goes on from there.", file=sys.stderr)
+        raise typer.Exit(130) from None
     if as_json:
         members = family.members.to_dict(orient="records")
         files = [str(path) for path in family]

@@ -73,6 +73,34 @@ def test_train_refuses_in_one_line_and_leaves_nothing_behind(run, tmp_path, word
     assert not any(tmp_path.iterdir())
 
 
+def test_a_run_that_diverged_leaves_nothing_in_the_way_of_another(run, tmp_path):
+    words = ("--out", tmp_path / "family", "--epochs", "2")
+    diverged = run("train", "single", *words, "--lr", "1e6")
+    assert diverged.code == 2
+    assert "Lower it" in diverged.err
+    assert not any(tmp_path.iterdir())
+    assert run("train", "single", *words, "--lr", "0.1").code == 0
+
+
+def test_a_run_that_was_interrupted_says_how_it_goes_on(run, tmp_path, monkeypatch):
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("landscape.trainers.training._Run._move", interrupted)
+    done = run("train", "single", "--out", tmp_path, "--epochs", "1")
+    assert done.code == 130
+    assert "goes on" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_an_unfinished_family_is_not_taken_for_a_checkpoint(run, tmp_path):
+    (tmp_path / ".state").mkdir()
+    for command in ("info", "probe"):
+        done = run(command, tmp_path)
+        assert done.code == 2
+        assert "not finished" in done.err
+
+
 def test_train_needs_a_folder(run):
     done = run("train", "single")
     assert done.code == 2
