@@ -3,6 +3,10 @@
 The sharpness of a network under gradient descent with rate lr grows until it reaches 2 / lr, where
 the steps along its eigenvector no longer shrink, and hovers there while the loss goes on falling.
 
+Measured, 1 run of the defaults, 32 s on one core of a CPU: in the second half the sharpness is
+1.03, 1.05 and 1.06 times 2 / lr on average, for rates 0.5, 1 and 2. With the cross-entropy it falls
+away from the edge again once the digits are fitted.
+
 Source: Cohen et al. 2021, arXiv:2103.00065.
 """
 

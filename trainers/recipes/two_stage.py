@@ -4,6 +4,10 @@ Starts from scratch (0), after the first rate (1), after both (1-2) and after th
 each fine-tuned at a small and at a large rate. For the tick networks the defaults lie in regime 2B
 (0.0237), in 2A (0.01) and at both ends of regime 1.
 
+Measured, 1 run of the defaults (5 seeds), 51 s on one core of a CPU, mean test accuracy after
+fine-tuning at 3.2e-5 and at 0.0056: from scratch 66.8 and 71.9 %, after the large rate 66.9 and
+77.2, after both 82.2 and 80.8, after the second rate alone 75.7 and 77.8. The damage is undone.
+
 Source: Sadrtdinov et al. 2024, arXiv:2410.22113, the two-stage experiment.
 """
 
