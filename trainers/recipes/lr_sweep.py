@@ -4,10 +4,10 @@ The defaults are the pre-training of the multi-view tick study: 23 effective lea
 of data and network each, 40,000 steps of projected SGD on the unit sphere, batch 16.
 
 Measured, 1 run of the defaults (5 seeds), 66 s on two cores of a CPU (torch 2.13): rates up to
-0.0056 converge, from 0.0075 on they hover, from 0.056 on they diverge; the paper's borders, drawn by
-hand, are 0.0075 and 0.0562. Mean test accuracy is 68.8 % at 3.2e-5, 72.2 at 0.001, 76.4 at 0.0056
-(the greatest), 71.9 at 0.01, 56.5 at 0.024 and chance from 0.042 on. A fifth of the steps finds the
-same borders.
+0.0056 converge, from 0.0075 on they hover, from 0.056 on they diverge; the paper's borders, drawn
+by hand, are 0.0075 and 0.0562. Mean test accuracy is 68.8 % at 3.2e-5, 72.2 at 0.001, 76.4 at
+0.0056 (the greatest), 71.9 at 0.01, 56.5 at 0.024 and chance from 0.042 on. A fifth of the steps
+finds the same borders.
 
 Source: Sadrtdinov et al. 2024, arXiv:2410.22113, section on synthetic data; Kodryan et al. 2022.
 """
