@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from landscape.errors import RequestError
-from landscape.trainers.claim import claimed
+from landscape.trainers.claim import Diverged, claimed
 from landscape.trainers.family import INDEX, load_family
 from landscape.trainers.making import Making, Member, Place
 from landscape.trainers.training import Plan
@@ -132,11 +132,26 @@ def test_a_failure_without_work_to_go_on_from_leaves_no_folder(tmp_path):
     assert not folder.exists()
 
 
+def fail(folder, failure):
+    with claimed(folder, "single", {}, force=False):
+        raise failure
+
+
+def test_what_diverged_leaves_nothing_to_go_on_from(tmp_path):
+    (tmp_path / ".state").mkdir()
+    (tmp_path / ".state" / "training.pt").write_bytes(b"state")
+    with pytest.raises(RequestError, match="diverged"):
+        fail(tmp_path, Diverged("diverged"))
+    assert not (tmp_path / ".state").exists()
+
+
 def test_work_to_go_on_from_outlives_a_failure_and_another_request_is_refused(tmp_path):
     (tmp_path / ".state").mkdir()
     (tmp_path / ".state" / "training.pt").write_bytes(b"state")
-    with pytest.raises(ZeroDivisionError), claimed(tmp_path, "single", {}, force=False):
-        raise ZeroDivisionError
+    for failure in (ZeroDivisionError(), RequestError("the data are gone")):
+        with pytest.raises(type(failure)):
+            fail(tmp_path, failure)
+    assert (tmp_path / ".state" / "training.pt").exists()
     request = json.loads((tmp_path / ".state" / "request.json").read_text())
     assert request == {"recipe": "single", "options": {}}
     with (
