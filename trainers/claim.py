@@ -19,12 +19,12 @@ from landscape.errors import RequestError
 from landscape.factory import JSON
 from landscape.trainers.family import INDEX, Family, load_family
 
-__all__ = ["STATE", "Diverged", "appearing", "claimed"]
+__all__ = ["STATE", "DivergedError", "appearing", "claimed"]
 
 STATE = ".state"
 
 
-class Diverged(RequestError):
+class DivergedError(RequestError):
     """Training came to nothing: the same request would fail again, so no work is kept of it.
 
     After any other failure, such as data that are no longer there, there is work to go on from.
@@ -55,7 +55,7 @@ def claimed(
             _prepare(folder, request, force=force)
             try:
                 yield None
-            except Diverged:
+            except DivergedError:
                 shutil.rmtree(folder / STATE)
                 _leave(folder, remove=fresh)
                 raise

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from landscape.errors import RequestError
-from landscape.trainers.claim import Diverged, claimed
+from landscape.trainers.claim import DivergedError, claimed
 from landscape.trainers.family import INDEX, load_family
 from landscape.trainers.making import Making, Member, Place
 from landscape.trainers.training import Plan
@@ -141,7 +141,7 @@ def test_what_diverged_leaves_nothing_to_go_on_from(tmp_path):
     (tmp_path / ".state").mkdir()
     (tmp_path / ".state" / "training.pt").write_bytes(b"state")
     with pytest.raises(RequestError, match="diverged"):
-        fail(tmp_path, Diverged("diverged"))
+        fail(tmp_path, DivergedError("diverged"))
     assert not (tmp_path / ".state").exists()
 
 

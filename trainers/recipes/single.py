@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from landscape.errors import RequestError
-from landscape.trainers.claim import Diverged
+from landscape.trainers.claim import DivergedError
 from landscape.trainers.making import Making, Member, last
 from landscape.trainers.optimizers import Optimizer
 from landscape.trainers.options import option
@@ -61,7 +61,7 @@ def run(options: Options, make: Making) -> None:
     trained = make.fit("training", stack, plan, problem.train, problem.evaluations)
     if not trained.stack.theta.isfinite().all():
         lower = min(0.1, options.learning_rate / 10)
-        raise Diverged(
+        raise DivergedError(
             f"training diverged: the weights are not finite with learning_rate="
             f"{options.learning_rate}. Lower it, to {lower:g} for example."
         )

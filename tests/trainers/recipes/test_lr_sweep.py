@@ -25,7 +25,7 @@ def test_the_last_weights_end_with_the_last_step(tmp_path, steps, last, kept):
 
 
 def test_a_rate_that_is_there_twice_is_refused(tmp_path):
-    with pytest.raises(RequestError, match=r"two members are called 'lr0.1-seed0'"):
+    with pytest.raises(RequestError, match=r"'lr0.1-seed0' would be trained twice"):
         train("lr-sweep", tmp_path, **{**SHORT, "learning_rates": (0.1, 0.1)})
 
 
