@@ -284,3 +284,23 @@ def test_recipes_say_what_they_are_for():
         augmentation("mask", (3, 32, 32))
     with pytest.raises(RequestError, match=r"for inputs \(C, H, W\)"):
         augmentation("simclr", (12,))
+
+
+@pytest.mark.parametrize(
+    ("area", "ratio", "width", "height"),
+    [
+        (0.25, 1.0, 48**0.5, 48**0.5),  # of 192 pixels, in pixels
+        (0.25, 2.0, 96**0.5, 24**0.5),
+        (0.25, 0.5, 24**0.5, 96**0.5),
+        (1.0, 4.0, 16.0, 48**0.5),  # wider than the image: cut to it
+    ],
+)
+def test_the_part_of_an_image_has_the_area_and_ratio_in_pixels(area, ratio, width, height):
+    crop = RandomResizedCrop(scale=(area, area), ratio=(ratio, ratio))
+    down, across = torch.meshgrid(
+        torch.arange(12, dtype=torch.float64), torch.arange(16, dtype=torch.float64), indexing="ij"
+    )
+    ramps = torch.stack([down, across])[None]  # each pixel says where it comes from
+    found = crop(ramps, torch.full((1, 4), 0.5, dtype=torch.float64))[0]
+    assert found[1, 6, 9] - found[1, 6, 8] == pytest.approx(width / 16)
+    assert found[0, 7, 8] - found[0, 6, 8] == pytest.approx(height / 12)

@@ -154,3 +154,24 @@ def test_training_losses_are_those_of_torch():
 def test_a_misspelt_loss_gets_the_nearest_one(call):
     with pytest.raises(RequestError, match="Did you mean 'cross_entropy'"):
         call("cross_entropi")
+
+
+def test_the_squared_loss_is_the_mean_over_classes_and_the_output_the_probability():
+    network = nn.Linear(2, 3, dtype=torch.float64)
+    inputs = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    classes = torch.tensor([0, 2, 1, 1])
+    targets = nn.functional.one_hot(classes, 3).double()
+    found = evaluate(stack([network]), Examples(inputs, targets), "mse")
+    outputs = network(inputs).detach()
+    for example, true in enumerate(classes.tolist()):
+        row = outputs[example]
+        other = max(row[c].item() for c in range(3) if c != true)
+        assert found.loss[0, example].item() == pytest.approx(
+            sum((row[c].item() - (c == true)) ** 2 for c in range(3)) / 3
+        )
+        assert found.margin[0, example].item() == pytest.approx(row[true].item() - other)
+        assert found.probability[0, example].item() == pytest.approx(row[true].item())
+        assert found.correct[0, example].item() == (row[true].item() > other)
+    mean = loss_task("mse")(network, inputs, targets)
+    assert mean.item() == pytest.approx(found.loss.mean().item())
+    assert mean.item() == pytest.approx(nn.MSELoss()(outputs, targets).item())
