@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import landscape
+from landscape.atomic import appearing
 from landscape.factory import JSON, Factory
 from landscape.name_matching import match_names
 from landscape.weight_files import CheckpointError, read_weight_file
@@ -161,15 +160,8 @@ def write_checkpoint(
         "landscape_version": landscape.__version__,
         "torch_version": str(torch.__version__),
     }
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with appearing(path) as temporary:
+        torch.save(content, temporary)
     return path
 
 

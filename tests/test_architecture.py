@@ -15,7 +15,13 @@ ROOT = Path(landscape.__file__).parent.parent
 
 # From the ground up. A module may import what stands on a lower line, or its neighbour.
 FLOORS = [
-    ["landscape.errors", "landscape.fingerprint", "landscape.memory", "landscape.result"],
+    [
+        "landscape.atomic",
+        "landscape.errors",
+        "landscape.fingerprint",
+        "landscape.memory",
+        "landscape.result",
+    ],
     ["landscape.parameters", "landscape.batches", "landscape.factory"],
     ["landscape.losses", "landscape.weight_files"],
     ["landscape.name_matching"],

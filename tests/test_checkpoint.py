@@ -118,7 +118,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     write(tmp_path / "a.pt", step=1)
 
     def full_disk(content, file):
-        file.write(b"half")
+        Path(file).write_bytes(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)

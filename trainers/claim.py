@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,11 +13,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from landscape.atomic import appearing
 from landscape.errors import RequestError
 from landscape.factory import JSON
 from landscape.trainers.family import INDEX, Family, load_family
 
-__all__ = ["STATE", "DivergedError", "appearing", "claimed"]
+__all__ = ["STATE", "DivergedError", "claimed"]
 
 STATE = ".state"
 
@@ -66,19 +65,6 @@ def claimed(
         raise RequestError(
             f"another process is training into {folder}. Wait for it, or name another folder."
         ) from None
-
-
-@contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """A hidden file to write to, which takes its place when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _finished(folder: Path, request: str) -> Family:

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 import landscape
+from landscape.atomic import appearing
 from landscape.checkpoint import write_checkpoint
 from landscape.errors import RequestError
 from landscape.factory import JSON, Factory
-from landscape.trainers.claim import STATE, appearing
+from landscape.trainers.claim import STATE
 from landscape.trainers.downloading import download
 from landscape.trainers.examples import Examples
 from landscape.trainers.family import FORMAT_VERSION, INDEX, Family, load_family
