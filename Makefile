@@ -58,7 +58,7 @@ typecheck: $(VENV)/.installed-dev
 	$(PIP) --no-deps --target $(VENV)/typecheck .
 	rm -rf build
 	cd $(VENV) && MYPYPATH=typecheck bin/mypy --strict --config-file ../pyproject.toml -p landscape
-	$(BIN)/mypy --strict benchmarks
+	MYPYPATH=$(VENV)/typecheck $(BIN)/mypy --strict benchmarks
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .ruff_cache .mypy_cache *.egg-info
