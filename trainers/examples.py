@@ -52,15 +52,6 @@ class Examples:
             _gathered(self.targets, self.target_set, indices),
         )
 
-    def of(self, members: Tensor) -> Examples:
-        """The same examples for some of the members, in that order."""
-        return Examples(
-            self.inputs,
-            self.targets,
-            None if self.input_set is None else self.input_set[members],
-            None if self.target_set is None else self.target_set[members],
-        )
-
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Examples:
         """A copy on another device, its floating-point tensors in another precision."""
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from landscape.errors import RequestError, unknown_choice
 
-__all__ = ["check_positive", "made", "option", "read"]
+__all__ = ["made", "option", "read"]
 
 Chosen = TypeVar("Chosen")
 
@@ -86,11 +86,6 @@ def read(name: str, value: object, kind: Any) -> object:
     if kind is int and isinstance(value, float) and number != value:
         raise RequestError(f"{name}={value!r} is no whole number.")
     return number
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raise RequestError unless a value is a finite number above 0."""
-    _check_range(name, value, {"above": 0.0})
 
 
 def _check_range(name: str, value: object, limits: Mapping[str, Any]) -> None:

@@ -130,9 +130,6 @@ def test_examples_are_gathered_member_by_member(sets):
         assert torch.equal(targets[m], y[indices[m]])
     assert len(examples) == 11
     assert examples.is_shared == (sets != "both")
-    turned = examples.of(torch.tensor([1, 0])).gather(indices.flip(0))
-    assert torch.equal(turned[0], inputs.flip(0))
-    assert torch.equal(turned[1], targets.flip(0))
 
 
 def test_precision_changes_for_inputs_and_not_for_labels():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from landscape.errors import RequestError
-from landscape.trainers.options import check_positive, made, option
+from landscape.trainers.options import made, option
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,3 @@ def test_values_are_read_as_what_the_option_takes(name, value, read):
 def test_what_an_option_cannot_take_is_refused(name, value, message):
     with pytest.raises(RequestError, match=message):
         made(Options, {name: value})
-
-
-def test_check_positive_passes_finite_numbers_above_zero_only():
-    check_positive("rate", 1e-300)
-    for value in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(RequestError, match="rate="):
-            check_positive("rate", value)
