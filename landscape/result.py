@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -18,7 +18,6 @@ class Result(ABC):
     """A measurement, the request that it answers, and how much of it can be believed.
 
     Attributes:
-        probe: the analysis; the result file keeps it in the group of this name.
         settings: the request, in values that JSON can hold (`k`, `tol`, `seed`, ...).
         provenance: what was measured: fingerprints of parameters and data, the loss, its
             reduction, the BatchNorm policy. Empty for a bare matrix.
@@ -27,13 +26,16 @@ class Result(ABC):
         notes: sentences for the reader, such as what was switched off for the products.
     """
 
-    probe: ClassVar[str]
-
     settings: Mapping[str, object]
     provenance: Mapping[str, object] = field(default_factory=dict)
     num_products: int = 0
     wall_time: float = 0.0
     notes: tuple[str, ...] = ()
+
+    @property
+    @abstractmethod
+    def probe(self) -> str:
+        """The analysis; the result file keeps it in the group of this name."""
 
     @property
     @abstractmethod

@@ -29,6 +29,7 @@ FLOORS = [
     ["landscape.objective"],
     ["landscape.trainers"],
     ["landscape.curvature"],
+    ["landscape.slices"],
     ["landscape.trainers.recipes", "landscape.trainers.execution"],
     ["landscape.store", "landscape.figures", "landscape.request"],
     ["landscape.probing"],
