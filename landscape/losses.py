@@ -56,12 +56,16 @@ class Term:
         weight: the sum of its weights.
         output: the model's output, where the loss is one of (output, target).
         target: the target that it was compared with.
+        losses: weighted losses of single elements, examples first, where they are known.
+        weights: the weight of each of them.
     """
 
     total: Tensor
     weight: Tensor | float
     output: Tensor | None = None
     target: Tensor | None = None
+    losses: Tensor | None = None
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -91,17 +95,20 @@ class Loss:
         """Evaluate on one batch; `check` the labels first, at the cost of reading them back."""
         length = batch_length(batch)
         if self.takes_model:
-            return Term(*self._reduced(self.function(model, batch), length))
+            value = self.function(model, batch)
+            return Term(*self._reduced(value, length), **_separate(value, length))
         output, target = _forward(model, batch, raw=not self.is_pointwise)
         if self.is_pointwise:
             if check and isinstance(self.function, _BY_CLASS):
                 _check_labels(output, target, self.function.ignore_index)
             losses, weights = self.pointwise(output, target)
             weight = 1.0 if self.reduction == "sum" else weights.sum()
-            return Term(losses.sum(), weight, output, target)
-        total, weight = self._reduced(self.function(output, target), length)
+            return Term(losses.sum(), weight, output, target, losses, weights)
+        value = self.function(output, target)
+        total, weight = self._reduced(value, length)
         shown = output if isinstance(output, Tensor) else None
-        return Term(total, weight, shown, target if isinstance(target, Tensor) else None)
+        shown_target = target if isinstance(target, Tensor) else None
+        return Term(total, weight, shown, shown_target, **_separate(value, length))
 
     def pointwise(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted losses and weights of every element, as broadcast by the loss.
@@ -187,6 +194,13 @@ def resolve_loss(
             reduction = "sum" if module.reduction == "sum" else "mean"
         return Loss(_name(loss), module, _takes_model(loss.forward), reduction)
     return Loss(_name(loss), loss, _takes_model(loss), reduction)
+
+
+def _separate(value: object, length: int) -> dict[str, Tensor]:
+    """The losses of single examples, if that is what a user's loss returned."""
+    if isinstance(value, Tensor) and value.ndim and value.shape[0] == length:
+        return {"losses": value, "weights": torch.ones_like(value)}
+    return {}
 
 
 def _known(reduction: Reduction) -> Reduction:

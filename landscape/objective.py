@@ -18,10 +18,11 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape import preflight
+from landscape.accuracy import correctness
 from landscape.batches import Batches, preserved_rng
 from landscape.errors import RequestError, unknown_choice
 from landscape.fingerprint import fingerprint
-from landscape.losses import Loss, Reduction, Term, resolve_loss
+from landscape.losses import Reduction, Term, resolve_loss
 from landscape.parameters import ParameterSpace
 
 __all__ = ["BatchNormPolicy", "Objective"]
@@ -159,9 +160,9 @@ class Objective:
             for batch in self.batches:
                 term = self.term(self._split(theta), batch, buffers)
                 total += term.total.item()
-                hits = _hits(term, self.loss_function)
+                hits = correctness(self.loss_function, term)
                 if hits is not None:
-                    correct, counted = correct + hits[0], counted + hits[1]
+                    correct, counted = correct + int(hits.right.sum()), counted + hits.count
         found = {"loss": total / self.total_weight}
         return found | ({"accuracy": correct / counted} if counted else {})
 
@@ -185,11 +186,13 @@ class Objective:
             buffers = self.buffers_at(theta)
             for batch in self.batches:
                 term = self.term(self._split(theta), batch, buffers)
-                assert term.output is not None
-                assert term.target is not None
-                losses, weights = self.loss_function.pointwise(term.output, term.target)
-                by_example = (len(losses), -1)
-                found.append(losses.reshape(by_example).sum(1) / weights.reshape(by_example).sum(1))
+                assert term.losses is not None
+                assert term.weights is not None
+                by_example = (len(term.losses), -1)
+                total, weight = (
+                    part.reshape(by_example).sum(1) for part in (term.losses, term.weights)
+                )
+                found.append(total / weight)
             return torch.cat(found)
 
     def gradient(self, theta: Tensor | None = None) -> Tensor:
@@ -376,26 +379,3 @@ class _Moments:
     @property
     def variance(self) -> Tensor:
         return self._squares / max(1, self.count - 1)
-
-
-def _hits(term: Term, loss: Loss) -> tuple[int, int] | None:
-    """(right, counted) of a batch, or None where outputs and targets are no classes."""
-    output, target = term.output, term.target
-    if output is None or target is None:
-        return None
-    if isinstance(loss.function, (nn.BCEWithLogitsLoss, nn.BCELoss)):
-        threshold = 0.0 if isinstance(loss.function, nn.BCEWithLogitsLoss) else 0.5
-        right = (output > threshold) == (target.view(output.shape) > 0.5)
-        return int(right.sum()), right.numel()
-    by_class = not loss.is_pointwise or hasattr(loss.function, "ignore_index")
-    if target.is_floating_point() or output.ndim < 2 or not by_class:
-        return None
-    ignored = getattr(loss.function, "ignore_index", -100)
-    if target.shape == (*output.shape[:-1], 1):
-        target = target.squeeze(-1)
-    classes = 1 if output.shape[:1] + output.shape[2:] == target.shape else -1
-    predicted = output.argmax(classes)
-    if predicted.shape != target.shape:
-        return None
-    counted = target != ignored
-    return int(((predicted == target) & counted).sum()), int(counted.sum())

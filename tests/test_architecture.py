@@ -24,7 +24,7 @@ FLOORS = [
     ],
     ["landscape.parameters", "landscape.batches", "landscape.factory"],
     ["landscape.losses", "landscape.weight_files"],
-    ["landscape.name_matching"],
+    ["landscape.name_matching", "landscape.accuracy"],
     ["landscape.preflight", "landscape.checkpoint"],
     ["landscape.objective"],
     ["landscape.trainers"],
