@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -19,7 +19,8 @@ from landscape.errors import RequestError
 from landscape.fingerprint import fingerprint
 from landscape.memory import available_bytes, format_bytes
 
-__all__ = ["Batches", "batch_length", "preserved_rng", "slice_batch", "tensors_of"]
+__all__ = ["Batches", "batch_length", "join_batches", "map_tensors", "preserved_rng"]
+__all__ += ["slice_batch", "tensors_of"]
 
 # A batch is a tensor or any nesting of tuples, lists and mappings of tensors.
 Batch = object
@@ -116,7 +117,7 @@ class Batches:
             dtype = self._dtype if convert else None
             return tensor.detach().to(self._device, dtype, copy=True)
 
-        return _map(move, raw, self._array_dtype)
+        return map_tensors(move, raw, self._array_dtype)
 
     def _read(self, cache_bytes: int) -> None:
         is_one_shot = isinstance(self._source, Iterator)
@@ -177,7 +178,7 @@ def _as_iterable(
                 f"the tensors of the data hold {lengths} examples. Inputs and targets must agree."
             )
     if is_tensors:
-        whole = _map(lambda tensor: tensor, data, array_dtype)
+        whole = map_tensors(lambda tensor: tensor, data, array_dtype)
         length = batch_length(whole)
         if batch_size is None or length == 0:
             return [whole] if length else []
@@ -209,7 +210,7 @@ def _is_array(value: object) -> bool:
     return isinstance(value, (Tensor, np.ndarray)) and value.ndim > 0
 
 
-def _map(
+def map_tensors(
     function: Callable[[Tensor], Tensor], batch: Batch, array_dtype: torch.dtype | None = None
 ) -> Batch:
     """The same nesting with `function` applied to each tensor; the original is not changed.
@@ -219,7 +220,7 @@ def _map(
     """
 
     def nested(part: Batch) -> Batch:
-        return _map(function, part, array_dtype)
+        return map_tensors(function, part, array_dtype)
 
     if isinstance(batch, Tensor):
         return function(batch)
@@ -271,10 +272,30 @@ def batch_length(batch: Batch) -> int:
 
 def slice_batch(batch: Batch, start: int, stop: int, length: int) -> Batch:
     """Examples start..stop of a batch of `length`; what is not per example stays whole."""
-    return _map(
+    return map_tensors(
         lambda tensor: tensor[start:stop] if tensor.ndim and tensor.shape[0] == length else tensor,
         batch,
     )
+
+
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """Batches of one make as a single one; what is not per example must be equal in all.
+
+    Raises:
+        RequestError: parts that cannot be joined: of other shapes, or no tensors and not equal.
+    """
+    first = batches[0]
+    if isinstance(first, Tensor):
+        if first.ndim and all(part.shape[1:] == first.shape[1:] for part in batches):  # type: ignore[attr-defined]
+            return torch.cat(list(batches))  # type: ignore[arg-type]
+    elif isinstance(first, Mapping) or hasattr(first, "keys"):
+        return {key: join_batches([part[key] for part in batches]) for key in first.keys()}  # type: ignore[index,union-attr]  # noqa: SIM118
+    elif isinstance(first, (tuple, list)) and not hasattr(first, "_fields"):
+        parts = [join_batches(column) for column in zip(*batches, strict=True)]  # type: ignore[arg-type]
+        return parts if isinstance(first, list) else tuple(parts)
+    elif all(part == first for part in batches):
+        return first
+    raise RequestError("the batches hold parts that cannot be joined.")
 
 
 def _check_finite(tensors: Mapping[str, Tensor], index: int) -> None:

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Literal
@@ -19,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape import preflight
 from landscape.accuracy import correctness
+from landscape.batch_norm import Moments
 from landscape.batches import Batches, preserved_rng
 from landscape.errors import RequestError, unknown_choice
 from landscape.fingerprint import fingerprint
@@ -276,27 +278,74 @@ class Objective:
         """
         if self.bn != "recalibrate":
             return None
-        moments = {name: _Moments() for name in self._norms}
+        pooled: dict[str, Moments] = {}
+        with torch.no_grad():
+            for batch in self.batches:
+                for name, moments in self.moments(self._split(theta), batch).items():
+                    pooled[name] = moments if name not in pooled else pooled[name] + moments
+        return self.statistics(pooled)
+
+    def moments(
+        self,
+        parameters: Sequence[Tensor],
+        batch: object,
+        buffers: dict[str, Tensor] | None = None,
+    ) -> dict[str, Moments]:
+        """What enters each BatchNorm layer in one batch, the layers normalising by that batch."""
+        found: dict[str, Moments] = {}
+
+        def record(name: str, inputs: tuple[Tensor, ...]) -> None:
+            moments = Moments.of(inputs[0])
+            found[name] = found[name] + moments if name in found else moments
+
         handles = []
         try:
             for name, norm in self._norms.items():
                 norm.training = True
-                handles.append(norm.register_forward_pre_hook(moments[name].add))
-            with torch.no_grad():
-                for batch in self.batches:
-                    self.term(self._split(theta), batch)
+                handles.append(
+                    norm.register_forward_pre_hook(
+                        lambda _, inputs, name=name: record(name, inputs)
+                    )
+                )
+            self.term(parameters, batch, buffers)
         finally:
             for handle in handles:
                 handle.remove()
             for norm in self._norms.values():
                 norm.training = False
+        return found
+
+    def statistics(self, pooled: Mapping[str, Moments]) -> dict[str, Tensor]:
+        """Running statistics, as buffers by name, from the pooled moments of each layer."""
         statistics = {}
-        for name, pooled in moments.items():
+        for name, moments in pooled.items():
             old = self._buffers.get(f"{name}.running_mean")
-            if pooled.count and old is not None:
-                statistics[f"{name}.running_mean"] = pooled.mean.to(old)
-                statistics[f"{name}.running_var"] = pooled.variance.to(old)
+            if moments.count and old is not None:
+                statistics[f"{name}.running_mean"] = moments.mean.to(old)
+                statistics[f"{name}.running_var"] = moments.variance.to(old)
         return statistics
+
+    @property
+    def buffers(self) -> Mapping[str, Tensor]:
+        """The model's buffers by name, as they were."""
+        return self._buffers
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the BatchNorm policy makes a difference."""
+        return bool(self._norms)
+
+    def under(self, bn: BatchNormPolicy) -> Objective:
+        """The same objective, with another BatchNorm policy."""
+        if bn not in _POLICIES:
+            raise unknown_choice("BatchNorm policy", str(bn), _POLICIES)
+        if bn == self.bn:
+            return self
+        other = copy.copy(self)
+        other.bn = bn
+        other._scratch = {name: buffer.clone() for name, buffer in self._buffers.items()}
+        other.value = other.loss()
+        return other
 
     def _fresh_buffers(self) -> dict[str, Tensor]:
         # BatchNorm in training mode writes to its statistics without raising their version.
@@ -354,28 +403,3 @@ class _Bound(nn.Module):
 
     def forward(self, evaluate: Callable[[nn.Module], Term]) -> Term:
         return evaluate(self.model)
-
-
-class _Moments:
-    """Pooled mean and variance, channel by channel, over all inputs of a BatchNorm layer."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean = self._squares = torch.zeros(())
-
-    def add(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        values = inputs[0].detach().double().movedim(1, 0).flatten(1)  # (C, values)
-        count = values.shape[1]
-        variance, mean = torch.var_mean(values, dim=1, correction=0)
-        # Chan et al. 1979: sums of squared deviations add without cancellation.
-        delta = mean - self.mean
-        whole = self.count + count
-        self._squares = (
-            self._squares + variance * count + delta.square() * (self.count * count / whole)
-        )
-        self.mean = self.mean + delta * (count / whole)
-        self.count = whole
-
-    @property
-    def variance(self) -> Tensor:
-        return self._squares / max(1, self.count - 1)

@@ -25,7 +25,7 @@ FLOORS = [
     ["landscape.parameters", "landscape.batches", "landscape.factory"],
     ["landscape.losses", "landscape.weight_files"],
     ["landscape.name_matching", "landscape.accuracy"],
-    ["landscape.preflight", "landscape.checkpoint"],
+    ["landscape.preflight", "landscape.checkpoint", "landscape.batch_norm"],
     ["landscape.objective"],
     ["landscape.trainers"],
     ["landscape.curvature"],
