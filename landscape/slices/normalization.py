@@ -20,7 +20,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from landscape.errors import unknown_choice
 from landscape.objective import Objective
 
-__all__ = ["Layout", "Normalization", "Scheme", "VectorPolicy", "layouts", "normalize"]
+__all__ = ["Layout", "Normalization", "Scheme", "VectorPolicy", "layouts", "normalized_vectors"]
 
 Normalization = Literal["filter", "layer", "element", "model", "none"]
 VectorPolicy = Literal["zero", "layer", "element"]
@@ -150,7 +150,7 @@ def _layout(model: nn.Module, name: str, shape: torch.Size) -> Layout:
     return Layout(name, shape, "weight")
 
 
-def normalize(
+def normalized_vectors(
     objective: Objective,
     source: Callable[[Layout], Tensor],
     num: int,
