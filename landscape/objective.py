@@ -331,6 +331,11 @@ class Objective:
         return self._buffers
 
     @property
+    def constants(self) -> Mapping[str, Tensor]:
+        """The parameters that are no coordinates, by name, as they were."""
+        return self._constants
+
+    @property
     def has_batch_norm(self) -> bool:
         """Whether the BatchNorm policy makes a difference."""
         return bool(self._norms)

@@ -135,10 +135,15 @@ class Measures:
         """A batch with what its term at the center tells once for all points."""
         sums = weights = classes = None
         weight = torch.as_tensor(float(term.weight), dtype=torch.float64)
-        constants = {"count": torch.as_tensor(float(size), dtype=torch.float64), "weight": weight}
+        constants = {
+            "count": torch.as_tensor(float(size), dtype=torch.float64),
+            "weight": weight,
+            "total": term.total.double().cpu(),
+        }
         if term.losses is not None and term.weights is not None:
             sums = _by_example(term.losses.double())
             weights = _by_example(term.weights.double())
+            constants["total"] = sums.sum().cpu()
             constants["weight"] = weights.sum().cpu()
             constants["weight_squared"] = weights.square().sum().cpu()
         told = correctness(self.objective.loss_function, term)

@@ -1,0 +1,315 @@
+"""Execution: how a part of the data is evaluated at a chunk of points. `trial` chooses one.
+
+Whatever is chosen, the numbers are those of `Objective.term` at each point but for rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from landscape.batch_norm import Moments
+from landscape.batches import batch_length, join_batches, map_tensors, slice_batch, tensors_of
+from landscape.errors import RequestError
+from landscape.memory import available_bytes, tensor_bytes
+from landscape.objective import Objective
+from landscape.slices.chart import Chart
+from landscape.slices.first_layer import FirstLayer
+from landscape.slices.measures import Measures, Part, Sums
+
+__all__ = ["BatchNormMode", "Execution", "Place", "Runner", "can_resize"]
+
+BatchNormMode = Literal["eval", "batch", "recalibrate", "interpolate"]
+
+_DATA_SHARE = 0.25  # of the free memory, for the data in the layout of the execution
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How points are evaluated.
+
+    Attributes:
+        mode: "loop": one point after another; "batched": a chunk of points in one call, by `vmap`;
+            "compiled": a loop over a forward pass that `torch.compile` made.
+        chunk: points at a time.
+        batch_size: examples at a time; None leaves the batches as they are.
+        channels_last: memory format of images.
+        reuse: whether the first layer is put together from its parts, which are computed once:
+            (W + a V) x = W x + a V x.
+    """
+
+    mode: Literal["loop", "batched", "compiled"] = "loop"
+    chunk: int = 1
+    batch_size: int | None = None
+    channels_last: bool = False
+    reuse: bool = False
+
+    def __str__(self) -> str:
+        words = [f"{self.chunk} points at a time" if self.mode == "batched" else self.mode]
+        if self.batch_size is not None:
+            words.append(f"{self.batch_size} examples at a time")
+        if self.channels_last:
+            words.append("channels last")
+        if self.reuse:
+            words.append("first layer reused")
+        return ", ".join(words)
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A chunk of points, ready to be evaluated.
+
+    Attributes:
+        coefficients: (C, k) float64.
+        thetas: (C, n).
+        buffers: (C, ...) by name, where they differ from point to point.
+    """
+
+    coefficients: Tensor
+    thetas: Tensor
+    buffers: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.thetas)
+
+    def select(self, indices: Tensor) -> Place:
+        """Some of its points."""
+        return Place(
+            self.coefficients[indices.cpu()],
+            self.thetas[indices],
+            {name: buffer[indices] for name, buffer in self.buffers.items()},
+        )
+
+
+def can_resize(objective: Objective) -> bool:
+    """Whether examples may be put into batches of any size: none feels its neighbours."""
+    stateless = any(
+        isinstance(module, _BatchNorm) and module.running_mean is None
+        for module in objective.model.modules()
+    )
+    free = objective.bn == "eval" or not objective.has_batch_norm
+    return objective.loss_function.is_pointwise and free and not stateless
+
+
+class Runner:
+    """Evaluates parts of an objective's data at points of a chart, in one way of execution.
+
+    To be used inside `running()`.
+
+    Raises:
+        RequestError: batches that cannot be joined to the size of the execution.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        chart: Chart,
+        measures: Measures,
+        execution: Execution,
+        *,
+        bn: BatchNormMode = "eval",
+        compiled: Any = None,
+        first_layer: FirstLayer | None = None,
+        order: Tensor | None = None,
+    ) -> None:
+        self.objective, self.chart, self.measures = objective, chart, measures
+        self.execution, self.bn = execution, bn
+        self._compiled, self._order = compiled, order
+        self._first = first_layer if execution.reuse else None
+        self._held: list[tuple[object, int]] | None = None
+        batches = objective.batches
+        if batches.is_cached:
+            sizes = [tensor_bytes(tensors_of(batch).values()) for batch in batches]
+            if sum(sizes) <= _DATA_SHARE * available_bytes(objective.device):
+                self._held = list(self._laid_out())
+        if order is not None and self._held is None:
+            raise RequestError(
+                "stop_error sees the examples in random order, and for that they must be in "
+                "memory. Raise the objective's cache_bytes, or leave stop_error out."
+            )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """The model as the execution wants it inside, as it was outside."""
+        with self.objective.evaluation(), torch.no_grad():
+            if self.execution.mode == "compiled":
+                self.objective.model.forward = self._compiled
+            if self._first is not None:
+                self._first.take_over()
+            yield
+
+    def batches(self) -> Iterator[tuple[object, int]]:
+        """Batches and their numbers of examples, in the layout of the execution."""
+        return iter(self._held) if self._held is not None else self._laid_out()
+
+    def _laid_out(self) -> Iterator[tuple[object, int]]:
+        if self._order is None:
+            batches = _resized(self.objective.batches, self.execution.batch_size)
+        else:
+            whole = join_batches(list(self.objective.batches))
+            length, order = batch_length(whole), self._order
+            shuffled = map_tensors(
+                lambda tensor: tensor[order] if tensor.ndim and len(tensor) == length else tensor,
+                whole,
+            )
+            batches = _resized([shuffled], self.execution.batch_size or _first_size(self.objective))
+        for batch in batches:
+            laid = map_tensors(_channels_last, batch) if self.execution.channels_last else batch
+            yield laid, batch_length(laid)
+
+    def place(self, coefficients: Tensor) -> Place:
+        """Points at coefficients (C, k), float64, with the buffers that belong to them."""
+        thetas = self.chart.thetas(coefficients)
+        buffers: dict[str, Tensor] = {}
+        if self.bn == "interpolate":
+            buffers = self.chart.buffers(coefficients, self.objective.buffers)
+        elif self.bn == "recalibrate" and self.objective.has_batch_norm:
+            buffers = self._recalibrated(thetas)
+        return Place(coefficients, thetas, buffers)
+
+    def sums(self, place: Place, part: Part, index: int) -> Sums:
+        """What a part of the data adds at each point: each (C, ...) float64.
+
+        Args:
+            index: of the part, under which what the first layer makes of it is kept.
+        """
+        if self._first is not None:
+            self._first.prepare(part.batch, index)
+        if self.execution.mode != "batched":
+            found = [self._at(place, point, part) for point in range(len(place))]
+            return {name: torch.stack([one[name] for one in found]) for name in found[0]}
+
+        def at(theta: Tensor, scales: Tensor, buffers: dict[str, Tensor]) -> Sums:
+            return self._sums(theta, scales, buffers, part)
+
+        scales = place.coefficients.to(self.chart.center)
+        mapped: Sums = vmap(at)(place.thetas, scales, self._own_buffers(place))
+        return mapped
+
+    def _at(self, place: Place, point: int, part: Part) -> Sums:
+        scales = place.coefficients[point].to(self.chart.center)
+        buffers = {name: buffer[point] for name, buffer in place.buffers.items()}
+        return self._sums(place.thetas[point], scales, buffers, part)
+
+    def _sums(self, theta: Tensor, scales: Tensor, buffers: dict[str, Tensor], part: Part) -> Sums:
+        if self._first is not None:
+            self._first.scales = scales
+        blocks = self.objective.space.split(theta)
+        return self.measures.sums(self.objective.term(blocks, part.batch, buffers), part)
+
+    def _own_buffers(self, place: Place) -> dict[str, Tensor]:
+        """Statistics that BatchNorm in training mode can write to: a copy for each point."""
+        return place.buffers if self.bn != "batch" else self._copies(len(place))
+
+    def _copies(self, count: int) -> dict[str, Tensor]:
+        norms = {
+            name for name, module in self.objective.model.named_modules()
+            if isinstance(module, _BatchNorm)
+        }  # fmt: skip
+        return {
+            name: buffer.expand(count, *buffer.shape).clone()
+            for name, buffer in self.objective.buffers.items()
+            if name.rpartition(".")[0] in norms
+        }
+
+    def _recalibrated(self, thetas: Tensor) -> dict[str, Tensor]:
+        """BatchNorm statistics over the whole data at each point, by name: (C, ...)."""
+        objective = self.objective
+        if self.execution.mode != "batched":
+            found = [objective.buffers_at(theta) or {} for theta in thetas]
+            return {name: torch.stack([one[name] for one in found]) for name in found[0]}
+        pooled: dict[str, Moments] = {}
+        for batch in objective.batches:
+            counts: dict[str, int] = {}
+
+            def moments(
+                theta: Tensor, buffers: dict[str, Tensor], batch: object = batch,
+                counts: dict[str, int] = counts,
+            ) -> dict[str, tuple[Tensor, Tensor]]:  # fmt: skip
+                of_layers = objective.moments(objective.space.split(theta), batch, buffers)
+                counts.update({name: one.count for name, one in of_layers.items()})
+                return {name: (one.mean, one.squares) for name, one in of_layers.items()}
+
+            mapped = vmap(moments)(thetas, self._copies(len(thetas)))
+            for name, (mean, squares) in mapped.items():
+                own = Moments(counts[name], mean, squares)
+                pooled[name] = pooled[name] + own if name in pooled else own
+        return objective.statistics(pooled)
+
+    def parts(self, limit: int | None = None) -> list[Part]:
+        """The parts with what is known of them at the center: one pass over the data.
+
+        Args:
+            limit: examples that are enough; the parts that hold them.
+        """
+        place = self.place(torch.zeros(1, self.chart.num_axes, dtype=torch.float64))
+        found, seen = [], 0
+        plain = {name: buffer[0] for name, buffer in place.buffers.items()}
+        blocks = self.objective.space.split(place.thetas[0])
+        for index, (batch, size) in enumerate(self.batches()):
+            if self._first is not None:
+                self._first.prepare(batch, index)
+                self._first.scales = place.coefficients[0].to(self.chart.center)
+            term = self.objective.term(blocks, batch, plain)
+            found.append(self.measures.part(batch, size, term))
+            seen += size
+            if limit is not None and seen >= limit:
+                break
+        return found
+
+    def renewed(self, parts: Sequence[Part]) -> Iterator[Part]:
+        """The parts once more, their batches read again where they are not held in memory."""
+        if self._held is not None:
+            yield from parts
+            return
+        for part, (batch, _) in zip(parts, self.batches(), strict=False):
+            yield replace(part, batch=batch)
+
+    def released(self, parts: Sequence[Part]) -> list[Part]:
+        """Parts that keep no batch in memory beyond what this runner holds itself."""
+        if self._held is not None:
+            return list(parts)
+        return [replace(part, batch=None) for part in parts]
+
+
+def _first_size(objective: Objective) -> int:
+    return batch_length(next(iter(objective.batches)))
+
+
+def _resized(batches: Any, size: int | None) -> Iterator[object]:
+    if size is None:
+        yield from batches
+        return
+    waiting: list[object] = []
+    held = 0
+    for batch in batches:
+        length = batch_length(batch)
+        start = 0
+        while start < length:
+            stop = min(length, start + size - held)
+            whole = start == 0 and stop == length
+            waiting.append(batch if whole else slice_batch(batch, start, stop, length))
+            held += stop - start
+            start = stop
+            if held == size:
+                yield waiting[0] if len(waiting) == 1 else join_batches(waiting)
+                waiting, held = [], 0
+    if waiting:
+        yield waiting[0] if len(waiting) == 1 else join_batches(waiting)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+def num_chunks(count: int, chunk: int) -> int:
+    """Chunks that hold `count` points."""
+    return math.ceil(count / chunk)

@@ -1,0 +1,331 @@
+"""The trial: which execution is fastest for this network, these data and this machine.
+
+Each candidate evaluates a few points on a few examples. Whoever differs from the plain loop there,
+or cannot do it, is out: a batched convolution is a grouped one, and slow (pytorch/pytorch#73764);
+some operations have no batching rule; a compiled function may be wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from landscape.batches import batch_length, slice_batch, tensors_of
+from landscape.errors import unknown_choice
+from landscape.memory import available_bytes
+from landscape.objective import Objective
+from landscape.slices.chart import Chart
+from landscape.slices.execution import BatchNormMode, Execution, Runner, can_resize
+from landscape.slices.first_layer import FirstLayer
+from landscape.slices.measures import Measures
+
+__all__ = ["Choice", "ExecutionName", "choose"]
+
+ExecutionName = Literal["auto", "loop", "batched", "compiled"]
+_NAMES = ("auto", "loop", "batched", "compiled")
+
+_SAMPLE_SECONDS = 0.1  # that one point takes on the examples of the trial
+_SHARE = 0.05  # of the expected time, for the trial
+_LEAST_SECONDS = 0.3
+_SIZES = (32, 64, 128, 256, 512, 1024, 2048)  # examples at a time
+_CHUNKS = (4, 16, 64, 256)  # points at a time
+_BYTE_SHARE = 0.125  # of the free memory, for the activations of a chunk
+_GAIN = 0.97  # of the best time so far: less is within the noise of one measurement
+# ResNet-20, batches of 64, channels last: compiling took 23 s and brought 8 to 10 %.
+_COMPILED_GAIN, _COMPILE_SECONDS = 0.08, 30.0
+_RTOL = {torch.float64: 1e-10, torch.float32: 1e-4}
+_LOW_PRECISION_RTOL = 1e-2
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a trial found.
+
+    Attributes:
+        compiled: the forward pass for "compiled".
+        notes: what was tried and could not be used.
+    """
+
+    execution: Execution
+    compiled: Any = None
+    notes: tuple[str, ...] = ()
+
+
+class _Few:
+    """The first examples of an objective, as the batches of another."""
+
+    is_cached = True
+
+    def __init__(self, batches: list[object]) -> None:
+        self._batches = batches
+        self.num_examples = sum(batch_length(batch) for batch in batches)
+        self.num_batches = len(batches)
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(self._batches)
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+
+def choose(
+    objective: Objective,
+    chart: Chart,
+    measures: Callable[[Objective], Measures],
+    coefficients: Tensor,
+    *,
+    bn: BatchNormMode,
+    execution: ExecutionName | Execution = "auto",
+    largest_batch: int | None = None,
+) -> Choice:
+    """The execution for these points.
+
+    Args:
+        measures: makes the measures of an objective.
+        coefficients: (P, k) the points of the slice.
+        execution: "auto" tries; a name fixes the mode; an `Execution` is taken as it is.
+        largest_batch: examples at a time, at most; where points may be left early.
+
+    Raises:
+        RequestError: an unknown name.
+    """
+    if isinstance(execution, Execution):
+        compiled = _compiled(objective) if execution.mode == "compiled" else None
+        return Choice(execution, compiled)
+    if execution not in _NAMES:
+        raise unknown_choice("execution", str(execution), _NAMES)
+    if execution == "loop":
+        return Choice(Execution())
+    trial = _Trial(objective, chart, measures, coefficients, bn, largest_batch)
+    if execution == "auto":
+        return trial.search()
+    if execution == "compiled":
+        trial.try_sizes()
+        best = replace(trial.best, mode="compiled", chunk=1, reuse=False)
+        return Choice(best, _compiled(objective), tuple(trial.notes))
+    return trial.search_batched()
+
+
+class _Trial:
+    """Candidates measured one after another, the best so far, and the time that is left."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        chart: Chart,
+        measures: Callable[[Objective], Measures],
+        coefficients: Tensor,
+        bn: BatchNormMode,
+        largest_batch: int | None,
+    ) -> None:
+        self.chart, self.bn, self.notes = chart, bn, list[str]()
+        self._measures, self._coefficients = measures, coefficients
+        self._whole = objective
+        self._began = time.perf_counter()
+        self.can_resize = can_resize(objective)
+        first = next(iter(objective.batches))
+        length = batch_length(first)
+        few = min(length, _SIZES[0]) if self.can_resize else length
+        self._sample = self._sampled([slice_batch(first, 0, few, length)])
+        self._largest = largest_batch or objective.batches.num_examples
+        self.best = Execution()
+        self.best_seconds = self._seconds(self.best)  # of one point and one example
+        # The first call of all pays for what is set up once.
+        self.best_seconds = self._seconds(self.best)
+        total = self.best_seconds * len(coefficients) * objective.batches.num_examples
+        self._budget = max(_LEAST_SECONDS, _SHARE * total)
+        if self.can_resize:
+            wanted = max(_SIZES[0], min(_SIZES[-1], int(_SAMPLE_SECONDS / self.best_seconds)))
+            self._sample = self._sampled(list(_first_examples(objective, wanted)))
+        self._reference = self._totals(Execution(), self._points(2))
+        self.expected = total
+
+    def _sampled(self, batches: list[object]) -> Objective:
+        sample = copy.copy(self._whole)
+        sample.batches = _Few(batches)  # type: ignore[assignment]
+        return sample
+
+    def search(self) -> Choice:
+        """The fastest of all."""
+        self.try_sizes()
+        self.try_chunks()
+        self._try(replace(self.best, reuse=True))
+        compiled = None
+        if self.best.mode == "loop" and self._compiling_pays():
+            compiled = self._try_compiled()
+        return Choice(self.best, compiled, tuple(self.notes))
+
+    def search_batched(self) -> Choice:
+        """The fastest that takes several points at a time."""
+        self.best = replace(self.best, mode="batched", chunk=_CHUNKS[0])
+        self.best_seconds = math.inf
+        self.try_chunks()
+        self._try(replace(self.best, reuse=True))
+        return Choice(self.best, None, tuple(self.notes))
+
+    def try_sizes(self) -> None:
+        """Examples at a time, and the memory format of images, for the loop."""
+        if any(
+            tensor.ndim == 4 for tensor in tensors_of(next(iter(self._sample.batches))).values()
+        ):
+            self._try(replace(self.best, channels_last=True))
+        best, without_gain = self.best, 0
+        for size in self._sizes():
+            gained = self._try(replace(best, batch_size=size))
+            without_gain = 0 if gained else without_gain + 1
+            if without_gain == 2:
+                break
+
+    def try_chunks(self) -> None:
+        """Points at a time, each with several numbers of examples at a time."""
+        start = self.best
+        sizes = [start.batch_size, *(s for s in reversed(self._sizes()) if s != start.batch_size)]
+        bytes_of_one = self._activation_bytes()
+        room = _BYTE_SHARE * available_bytes(self._whole.device)
+        longest = max(batch_length(batch) for batch in self._whole.batches) if sizes else 0
+        for size in sizes[:3]:
+            for chunk in _CHUNKS:
+                fits = chunk * (size or longest) * bytes_of_one <= room
+                if not fits or chunk >= 2 * len(self._coefficients):
+                    break
+                candidate = replace(start, mode="batched", chunk=chunk, batch_size=size)
+                if not self._try(candidate) and self.best.mode == "loop" and chunk > _CHUNKS[0]:
+                    break
+
+    def _sizes(self) -> list[int]:
+        if not self.can_resize:
+            return []
+        most = min(self._largest, self._sample.batches.num_examples)
+        return [size for size in _SIZES if size <= most]
+
+    def _points(self, count: int) -> Tensor:
+        indices = torch.linspace(0, len(self._coefficients) - 1, count).round().long()
+        return self._coefficients[indices]
+
+    def _try(self, execution: Execution) -> bool:
+        """Measure a candidate, unless time is up; whether it is the best now."""
+        if time.perf_counter() - self._began > self._budget or execution == self.best:
+            return False
+        try:
+            found = self._totals(execution, self._points(2))
+            if not self._agrees(found):
+                self.notes.append(f"execution {execution}: differs from the loop, not used")
+                return False
+            seconds = self._seconds(execution)
+        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else "failed"
+            self.notes.append(f"execution {execution}: not possible ({reason})")
+            return False
+        if not seconds < _GAIN * self.best_seconds:
+            return False
+        self.best, self.best_seconds = execution, seconds
+        return True
+
+    def _agrees(self, found: Tensor) -> bool:
+        rtol = _RTOL.get(self._whole.space.dtype, _LOW_PRECISION_RTOL)
+        return torch.allclose(found, self._reference, rtol=rtol, atol=rtol, equal_nan=True)
+
+    def _totals(self, execution: Execution, coefficients: Tensor, compiled: Any = None) -> Tensor:
+        """Summed losses at some points over the examples of the trial."""
+        runner = self._runner(execution, compiled)
+        with runner.running():
+            place, total = runner.place(coefficients), torch.zeros(len(coefficients))
+            total = total.double()
+            for index, part in enumerate(runner.parts()):
+                total += runner.sums(place, part, index)["total"].cpu()
+        return total
+
+    def _seconds(self, execution: Execution, compiled: Any = None) -> float:
+        """Of one point and one example: the better of two."""
+        runner = self._runner(execution, compiled)
+        count = execution.chunk
+        with runner.running():
+            parts = runner.parts()
+            found = []
+            for _ in range(2):
+                began = time.perf_counter()
+                place = runner.place(self._points(count))
+                for index, part in enumerate(parts):
+                    runner.sums(place, part, index)
+                if self._whole.device.type == "cuda":
+                    torch.cuda.synchronize()
+                found.append(time.perf_counter() - began)
+        return min(found) / (count * self._sample.batches.num_examples)
+
+    def _runner(self, execution: Execution, compiled: Any) -> Runner:
+        sample = self._sample
+        first = FirstLayer.of(sample, self.chart) if execution.reuse else None
+        if execution.reuse and first is None:
+            raise RuntimeError("no first layer that sees the same at every point")
+        return Runner(
+            sample,
+            self.chart,
+            self._measures(sample),
+            execution,
+            bn=self.bn,
+            compiled=compiled,
+            first_layer=first,
+        )
+
+    def _activation_bytes(self) -> float:
+        """Bytes of all modules' outputs for one example: what a chunk takes at most, for each."""
+        sizes: list[int] = []
+
+        def record(_: object, __: object, output: object) -> None:
+            sizes.extend(tensor.nbytes for tensor in tensors_of(output).values())
+
+        model = self._whole.model
+        handles = [module.register_forward_hook(record) for module in model.modules()]
+        try:
+            self._totals(Execution(), self._points(1))
+        finally:
+            for handle in handles:
+                handle.remove()
+        # Once for what is known of the center, once for the point.
+        return sum(sizes) / (2 * self._sample.batches.num_examples)
+
+    def _compiling_pays(self) -> bool:
+        left = self.best_seconds * len(self._coefficients) * self._whole.batches.num_examples
+        return left * _COMPILED_GAIN > _COMPILE_SECONDS
+
+    def _try_compiled(self) -> Any:
+        candidate = replace(self.best, mode="compiled", chunk=1, reuse=False)
+        try:
+            compiled = _compiled(self._whole)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = self._totals(candidate, self._points(2), compiled)
+                seconds = self._seconds(candidate, compiled)
+        except Exception as error:  # whatever a compiler can fail with: the loop is there
+            self.notes.append(f"execution compiled: not possible ({type(error).__name__})")
+            return None
+        if not self._agrees(found):
+            self.notes.append("execution compiled: differs from the loop, not used")
+            return None
+        if seconds >= _GAIN * self.best_seconds:
+            return None
+        self.best, self.best_seconds = candidate, seconds
+        return compiled
+
+
+def _compiled(objective: Objective) -> Any:
+    return torch.compile(objective.model.forward)
+
+
+def _first_examples(objective: Objective, wanted: int) -> Iterator[object]:
+    held = 0
+    for batch in objective.batches:
+        length = batch_length(batch)
+        take = min(length, wanted - held)
+        yield batch if take == length else slice_batch(batch, 0, take, length)
+        held += take
+        if held >= wanted:
+            return
