@@ -87,7 +87,7 @@ class Direction(Tensor):
         return copied
 
     def __reduce_ex__(self, protocol: object) -> tuple[type[Direction], tuple[object, ...]]:
-        return Direction, (self.detach(), self.name, dict(self.recipe), dict(self.buffers))
+        return Direction, (self.clone(), self.name, dict(self.recipe), dict(self.buffers))
 
 
 def random_directions(
