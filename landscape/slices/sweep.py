@@ -44,7 +44,7 @@ _CAVEATS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Sweep(Result):
     """Fields over a grid: at (a, b, ...) stands the value at center + a d_1 + b d_2 + ...
 
@@ -81,7 +81,14 @@ class Sweep(Result):
     caveats: Mapping[str, float] = field(default_factory=dict)
     marks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     quadratic: Quadratic | None = None
-    vectors: Tensor | None = field(default=None, repr=False)
+    vectors: Tensor | None = None
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.shape))
+        along = " and ".join(self.direction_names[:2]) + (", ..." if len(self.cosines) > 2 else "")
+        finite = self.loss[np.isfinite(self.loss)]
+        span = f"{finite.min():.4g} to {finite.max():.4g}" if finite.size else "nowhere finite"
+        return f"Sweep({self.kind}, {size} points along {along}: loss {span}, {self.status})"
 
     @property
     def probe(self) -> str:
