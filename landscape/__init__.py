@@ -28,6 +28,22 @@ if TYPE_CHECKING:
     from landscape.request import Source as Source
     from landscape.request import load_objective as load_objective
     from landscape.result import Result as Result
+    from landscape.slices.directions import Direction as Direction
+    from landscape.slices.directions import direction_towards as direction_towards
+    from landscape.slices.directions import eigenvector_directions as eigenvector_directions
+    from landscape.slices.directions import gradient_direction as gradient_direction
+    from landscape.slices.directions import moment_directions as moment_directions
+    from landscape.slices.directions import random_directions as random_directions
+    from landscape.slices.options import SweepOptions as SweepOptions
+    from landscape.slices.radius import suggest_radius as suggest_radius
+    from landscape.slices.sweep import Sweep as Sweep
+    from landscape.slices.sweep import merge as merge
+    from landscape.slices.sweeping import grid as grid
+    from landscape.slices.sweeping import line as line
+    from landscape.slices.sweeping import lines as lines
+    from landscape.slices.sweeping import plane as plane
+    from landscape.slices.sweeping import plane_through as plane_through
+    from landscape.slices.verification import verify as verify
     from landscape.store import Results as Results
     from landscape.store import open_results as open_results
     from landscape.store import save as save
@@ -49,13 +65,29 @@ _HOMES = {
     "Result": "landscape.result",
     "Results": "landscape.store",
     "SpectralDensity": "landscape.curvature.density",
+    "Direction": "landscape.slices.directions",
+    "Sweep": "landscape.slices.sweep",
+    "SweepOptions": "landscape.slices.options",
+    "direction_towards": "landscape.slices.directions",
+    "eigenvector_directions": "landscape.slices.directions",
     "eigsh": "landscape.curvature.eigen",
+    "gradient_direction": "landscape.slices.directions",
+    "grid": "landscape.slices.sweeping",
+    "line": "landscape.slices.sweeping",
+    "lines": "landscape.slices.sweeping",
     "load_objective": "landscape.request",
+    "merge": "landscape.slices.sweep",
+    "moment_directions": "landscape.slices.directions",
     "open_results": "landscape.store",
+    "plane": "landscape.slices.sweeping",
+    "plane_through": "landscape.slices.sweeping",
     "probe": "landscape.probing",
+    "random_directions": "landscape.slices.directions",
     "save": "landscape.store",
     "spectral_density": "landscape.curvature.density",
+    "suggest_radius": "landscape.slices.radius",
     "trace": "landscape.curvature.trace",
+    "verify": "landscape.slices.verification",
 }
 
 __all__ = sorted([*_HOMES, "__version__"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -66,6 +67,8 @@ class Sweep(Result):
         quadratic: the second-order expansion at the center, exact, where it was asked for.
         center_loss: loss at the center.
         center_error: standard error of the loss at the center, as of a fresh draw of examples.
+        recipes: what draws each direction again, as `directions.regenerate` reads it.
+        bn: where BatchNorm's statistics came from.
         vectors: (k, n) the directions themselves.
     """
 
@@ -81,6 +84,8 @@ class Sweep(Result):
     caveats: Mapping[str, float] = field(default_factory=dict)
     marks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     quadratic: Quadratic | None = None
+    recipes: tuple[Mapping[str, object], ...] = ()
+    bn: str = "eval"
     vectors: Tensor | None = None
 
     def __repr__(self) -> str:
@@ -173,6 +178,8 @@ class Sweep(Result):
             meaning = {"units": unit, "long_name": _CAVEATS.get(name, name.replace("_", " "))}
             dataset[name] = ((), number, meaning)
         dataset.attrs["direction_names"] = "\n".join(self.direction_names)
+        dataset.attrs["direction_recipes"] = json.dumps([dict(one) for one in self.recipes])
+        dataset.attrs["bn"] = self.bn
         if vectors and self.vectors is not None:
             held = self.vectors.float() if self.vectors.dtype.itemsize < 4 else self.vectors
             attributes = {"units": "parameter", "long_name": "direction"}

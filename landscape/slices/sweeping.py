@@ -279,6 +279,8 @@ def _carried_out(objective: Objective, request: _Request, options: SweepOptions)
         center_error=work.center.standard_error,
         marks=dict(request.marks or {}),
         quadratic=quadratic,
+        recipes=tuple(_recipe(direction) for direction in request.directions),
+        bn=mode,
         vectors=chart.vectors,
     )
     sweep = caveats.added(
