@@ -20,7 +20,15 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from landscape.errors import unknown_choice
 from landscape.objective import Objective
 
-__all__ = ["Layout", "Normalization", "Scheme", "VectorPolicy", "layouts", "normalized_vectors"]
+__all__ = [
+    "NORM_LAYERS",
+    "Layout",
+    "Normalization",
+    "Scheme",
+    "VectorPolicy",
+    "layouts",
+    "normalized_vectors",
+]
 
 Normalization = Literal["filter", "layer", "element", "model", "none"]
 VectorPolicy = Literal["zero", "layer", "element"]
@@ -28,7 +36,7 @@ _Rule = Literal["filter", "layer", "element", "zero", "drawn"]
 
 _SCHEMES = ("filter", "layer", "element", "model", "none")
 _POLICIES = ("zero", "layer", "element")
-_NORM_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORM_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _NORM_NAME = re.compile(r"Norm(?![a-z])")  # LlamaRMSNorm, LayerNorm2d; not NormalHead
 
 
@@ -137,7 +145,7 @@ def _layout(model: nn.Module, name: str, shape: torch.Size) -> Layout:
     path = name.rpartition(".")[0].partition("parametrizations.")[0].removesuffix(".")
     owner = model.get_submodule(path)
     called = type(owner).__name__
-    if isinstance(owner, _NORM_LAYERS):
+    if isinstance(owner, NORM_LAYERS):
         return Layout(name, shape, "norm")
     if len(shape) < 2:
         return Layout(name, shape, "norm" if _NORM_NAME.search(called) else "bias")
