@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from landscape import store
 from landscape.curvature.density import spectral_density
@@ -21,8 +21,10 @@ from landscape.curvature.hessian import HessianOperator
 from landscape.curvature.trace import trace
 from landscape.errors import RequestError
 from landscape.objective import Objective
-from landscape.request import Plan, Source, checkpoints_in, open_checkpoint
+from landscape.request import Plan, Source, checkpoints_in, open_checkpoint, planned
 from landscape.result import Result
+from landscape.slice_plan import SLICE_PROBES
+from landscape.slice_probes import SliceProbes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -184,7 +186,8 @@ def probe(
 
     Args:
         checkpoint: ours, or a foreign one for which `source` names model, data and loss; or a
-            family, whose members are measured one after another.
+            family, whose members are measured one after another; a trajectory is of them all, and
+            its record lies beside the last.
         plan: which probes; by default loss and accuracy, eigenvalues at both ends, trace and
             spectral density of the Hessian.
         out: the result file; by default `ckpt.h5` beside the checkpoint.
@@ -201,67 +204,101 @@ def probe(
         RequestError: the request cannot be met; nothing was written.
     """
     plan = plan or Plan()
-    members = checkpoints_in(checkpoint)
-    if members != [Path(checkpoint).expanduser()]:
-        if out is not None:
-            raise RequestError("out names one file, and this is a family. Leave it out.")
-        return [
-            outcome
-            for member in members
-            for outcome in probe(
-                member,
-                source,
-                plan=plan,
-                force=force,
-                vectors=vectors,
-                params=params,
-                bn=bn,
-                batch_size=batch_size,
-                device=device,
-                dtype=dtype,
-                progress=progress,
-                on_outcome=on_outcome,
-            )
-        ]
-    (checkpoint,) = members
+    work = planned(checkpoints_in(checkpoint), plan)
+    if out is not None and len(work) > 1:
+        raise RequestError("out names one file, and this is a family. Leave it out.")
+    options: dict[str, Any] = {
+        "params": params,
+        "bn": bn,
+        "batch_size": batch_size,
+        "device": device,
+        "dtype": dtype,
+    }
+    return [
+        outcome
+        for member, own_plan in work
+        for outcome in _probe_one(
+            member,
+            source or Source(),
+            own_plan,
+            out,
+            options,
+            force=force,
+            vectors=vectors,
+            progress=progress,
+            on_outcome=on_outcome,
+        )
+    ]
+
+
+def _probe_one(
+    checkpoint: Path,
+    source: Source,
+    plan: Plan,
+    out: str | Path | None,
+    options: dict[str, Any],
+    *,
+    force: bool,
+    vectors: bool,
+    progress: Progress | None,
+    on_outcome: Callable[[Outcome], None] | None,
+) -> list[Outcome]:
     target = Path(out) if out is not None else result_path(checkpoint)
     if target.is_file():
         store.records(target)  # a file that is not ours is refused before the work, not after
-    objective, read = open_checkpoint(
-        checkpoint,
-        source,
-        params=params,
-        bn=bn,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-    )
-    size = objective.space.size
-    plan.num_pairs(size)  # a wrong k is refused before the first record
+    objective, read = open_checkpoint(checkpoint, source, **options)
+    plan.num_pairs(objective.space.size)  # a wrong k is refused before the first record
     session = _Session(objective, plan, progress)
+    slices = SliceProbes(
+        objective, checkpoint, source, plan.slices, seed=plan.seed, test_options=options
+    )
     attributes = _attributes(read)
-    provenance = session.operator.provenance
     outcomes = []
     for name in plan.probes:
-        settings = plan.settings(name, size)
-        group = store.find(target, name, settings, provenance)
+        is_slice = name in SLICE_PROBES
+        settings = slices.settings(name) if is_slice else plan.settings(name, objective.space.size)
+        provenance = session.operator.provenance
+        key = _stored_name(name, plan)
+        group = store.find(target, key, settings, provenance)
         if group is not None and not force:
-            outcome = Outcome(name, "skipped", group=group)
+            made = [Outcome(name, "skipped", group=group)]
         else:
             try:
-                result = replace(session.measure(name), settings=settings)
+                if is_slice:
+                    state = _state_path(target, key, settings, provenance)
+                    results = slices.measure(name, state=state, progress=session.ticks(name))
+                else:
+                    results = [session.measure(name)]
             except RequestError as error:
-                outcome = Outcome(name, "failed", error=str(error))
+                made = [Outcome(name, "failed", error=str(error))]
             else:
-                (group,) = store.save(
-                    target, result, force=force, vectors=vectors, attributes=attributes
+                results = [replace(result, settings=settings) for result in results]
+                groups = store.save(
+                    target, results, force=force, vectors=vectors, attributes=attributes
                 )
-                outcome = Outcome(name, "measured", result, group)
-        outcomes.append(outcome)
+                made = [
+                    Outcome(name if number == 0 else result.probe, "measured", result, group)
+                    for number, (result, group) in enumerate(zip(results, groups, strict=True))
+                ]
+        outcomes += made
         if on_outcome is not None:
-            on_outcome(outcome)
+            for outcome in made:
+                on_outcome(outcome)
     session.operator.close()
     return outcomes
+
+
+def _stored_name(probe: str, plan: Plan) -> str:
+    """The group of a probe in the file: a line of several seeds is kept as lines."""
+    return "lines" if probe == "line" and plan.slices.num_seeds > 1 else probe
+
+
+def _state_path(
+    target: Path, probe: str, settings: Mapping[str, object], provenance: Mapping[str, object]
+) -> Path:
+    """Where an unfinished slice is kept, beside its result file."""
+    key = store.request_key(probe, settings, provenance)
+    return target.with_name(f".{target.name}.{probe}-{key}.state")
 
 
 def _attributes(checkpoint: Checkpoint) -> dict[str, str | float | bool | None]:

@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING
 
 from landscape.errors import RequestError, unknown_choice
 from landscape.factory import JSON, Factory
+from landscape.slice_plan import SLICE_PROBES, SlicePlan
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from landscape.checkpoint import Checkpoint
     from landscape.objective import BatchNormPolicy, Objective
 
-__all__ = ["NUM_PAIRS", "PROBES", "Plan", "Source", "checkpoints_in", "load_objective"]
-__all__ += ["open_checkpoint"]
+__all__ = ["DEFAULT_PROBES", "NUM_PAIRS", "PROBES", "Plan", "Source", "checkpoints_in"]
+__all__ += ["load_objective", "load_point", "open_checkpoint", "planned"]
 
-PROBES = ("metrics", "eigenvalues", "trace", "density")
+DEFAULT_PROBES = ("metrics", "eigenvalues", "trace", "density")
+PROBES = (*DEFAULT_PROBES, *SLICE_PROBES)
 NUM_PAIRS = 10  # eigenpairs, unless asked otherwise
 
 _TOML = "landscape.toml"
@@ -134,15 +137,17 @@ class Plan:
         num_steps: Lanczos steps of the density.
         max_products: budget of each probe; None takes each one's own.
         seed: of all random vectors.
+        slices: which line, plane or trajectory, for the probes of these names.
     """
 
-    probes: Sequence[str] = PROBES
+    probes: Sequence[str] = DEFAULT_PROBES
     k: int | None = None
     tol: float = 1e-3
     trace_rtol: float = 0.05
     num_steps: int = 80
     max_products: int | None = None
     seed: int = 0
+    slices: SlicePlan = field(default_factory=SlicePlan)
 
     def __post_init__(self) -> None:
         for name in self.probes:
@@ -164,7 +169,10 @@ class Plan:
         return self.k
 
     def settings(self, name: str, size: int) -> dict[str, object]:
-        """What identifies a record of this probe, beside an objective of `size` parameters."""
+        """What identifies a record of this probe, beside an objective of `size` parameters.
+
+        Of a slice `SliceProbes.settings` says it, which also knows the other checkpoints.
+        """
         eigen = {"k": self.num_pairs(size), "which": "BE", "tol": self.tol}
         own: dict[str, dict[str, object]] = {
             "metrics": {},
@@ -219,6 +227,57 @@ def checkpoints_in(path: str | os.PathLike[str]) -> list[Path]:
     from landscape.trainers.family import load_family
 
     return list(load_family(folder))
+
+
+def planned(members: Sequence[Path], plan: Plan) -> list[tuple[Path, Plan]]:
+    """What is measured of each checkpoint: a trajectory is of all of them, and told of the last.
+
+    Raises:
+        RequestError: a trajectory of a single checkpoint.
+    """
+    if "trajectory" not in plan.probes or plan.slices.members:
+        return [(member, plan) for member in members]
+    if len(members) < 2:
+        raise RequestError(
+            "a trajectory is of several checkpoints, in order: name them all, or a family's folder."
+        )
+    rest = tuple(name for name in plan.probes if name != "trajectory")
+    last = replace(plan, slices=replace(plan.slices, members=tuple(members)))
+    others = [(member, replace(plan, probes=rest)) for member in members[:-1] if rest]
+    return [*others, (members[-1], last)]
+
+
+def load_point(
+    path: str | Path, source: Source, objective: Objective
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Where another checkpoint of an objective's network lies, and its buffers.
+
+    Returns:
+        theta (n,) in the coordinates of the objective, and buffers by name.
+
+    Raises:
+        RequestError: a checkpoint that cannot be read, or of another network.
+    """
+    from landscape.checkpoint import build_model, read_checkpoint
+
+    path = Path(path)
+    checkpoint = read_checkpoint(path, unsafe_load=source.unsafe_load)
+    wanted = source.completed_by(path if path.is_dir() else path.parent)
+    model = build_model(
+        checkpoint, wanted.model_factory(checkpoint), unsafe_load=wanted.unsafe_load
+    )
+    parameters = dict(model.named_parameters())
+    fits = all(
+        name in parameters and parameters[name].shape == shape
+        for name, shape in zip(objective.space.names, objective.space.shapes, strict=True)
+    )
+    if not fits:
+        raise RequestError(
+            f"{path.name} is a checkpoint of another network: its parameters are not those of the "
+            "one that is measured. Name checkpoints of one architecture."
+        )
+    theta = objective.space.flatten(parameters).to(objective.device)
+    return theta, {name: buffer.to(objective.device) for name, buffer in model.named_buffers()}
 
 
 def open_checkpoint(

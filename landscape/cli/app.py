@@ -14,10 +14,13 @@ import typer
 from landscape.cli.console import fail
 from landscape.cli.demo import demo
 from landscape.cli.doctor import doctor
+from landscape.cli.export import export
+from landscape.cli.import_ import import_
 from landscape.cli.info import info
 from landscape.cli.plot import plot
 from landscape.cli.probe import probe
 from landscape.cli.train import train
+from landscape.cli.verify import verify
 from landscape.errors import RequestError
 
 __all__ = ["app", "main"]
@@ -40,6 +43,9 @@ app.command(
 )(train)
 app.command(short_help="Measure checkpoints: CKPT.pt -> CKPT.h5.")(probe)
 app.command(short_help="Draw what is in result files.")(plot)
+app.command(short_help="Evaluate random points of stored slices again.")(verify)
+app.command(short_help="Write a slice for ParaView, or as CSV or NPZ.")(export)
+app.command("import", short_help="Read a surface of tomgoldstein/loss-landscape.")(import_)
 app.command(short_help="What is in a result file or checkpoint.")(info)
 app.command(short_help="Check the installation, and a checkpoint.")(doctor)
 

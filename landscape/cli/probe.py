@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from landscape.cli.console import Progress, fail, print_json, progress_bar
+from landscape.cli.options import with_options
 from landscape.errors import RequestError
-from landscape.request import NUM_PAIRS, PROBES, Plan, Source, checkpoints_in
+from landscape.request import (
+    DEFAULT_PROBES,
+    NUM_PAIRS,
+    PROBES,
+    Plan,
+    Source,
+    checkpoints_in,
+    planned,
+)
+from landscape.slice_plan import SLICE_PROBES, SlicePlan
+from landscape.trainers.options import made
 
 if TYPE_CHECKING:
     from landscape.probing import Outcome
@@ -22,14 +33,20 @@ __all__ = ["json_object", "probe"]
 _MODEL = "Function that builds the network: 'pkg.mod:factory' or 'file.py:factory'."
 _DATA = "Function that returns the data: tensors (inputs, targets) or an iterable of batches."
 _LOSS = "cross_entropy, mse, bce, or 'pkg.mod:function': loss(output, target) or (model, batch)."
+_SHOWN_SECONDS = 0.05
 _PARAMS = "Only the parameters that match this glob; repeat for more, '!glob' takes away."
 
 
+@with_options(SlicePlan)
 def probe(
     checkpoints: Annotated[list[Path], typer.Argument(metavar="CKPT...", show_default=False)],
     probes: Annotated[
         list[str] | None,
-        typer.Option("--probe", help=f"One of {', '.join(PROBES)}; repeat for more. Default: all."),
+        typer.Option(
+            "--probe",
+            help=f"One of {', '.join(PROBES)}; repeat for more. Default: the first "
+            f"{len(DEFAULT_PROBES)}.",
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help=_MODEL)] = None,
     model_args: Annotated[str | None, typer.Option(help="Its arguments, as JSON.")] = None,
@@ -84,11 +101,27 @@ def probe(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the file names only.")] = False,
+    towards: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another checkpoint: one for a line, two for a plane through all three."),
+    ] = None,
+    test_args: Annotated[
+        str | None, typer.Option(help="Arguments that make the data the test data, as JSON.")
+    ] = None,
+    **slices: Any,
 ) -> None:
     """Measure checkpoints: loss, Hessian eigenvalues at both ends, trace, spectral density.
 
-    Writes CKPT.h5 beside each checkpoint, record by record; what is there already is skipped.
+    With --probe line, plane or trajectory: the loss along a line, in a plane, or around the path of
+    several checkpoints; the options from --towards on are for these. Writes CKPT.h5 beside each
+    checkpoint, record by record; what is there already is skipped.
     """
+    chosen = {name: value for name, value in slices.items() if value is not None}
+    slice_plan = replace(
+        made(SlicePlan, chosen),
+        towards=tuple(towards or ()),
+        test_arguments=json_object(test_args, "--test-args"),
+    )
     asked = {
         "probes": probes,
         "k": k,
@@ -97,6 +130,7 @@ def probe(
         "num_steps": num_steps,
         "max_products": max_products,
         "seed": seed,
+        "slices": slice_plan,
     }
     assert asked.keys() == {field.name for field in fields(Plan)}
     plan = Plan(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
@@ -108,10 +142,10 @@ def probe(
         data_arguments=json_object(data_args, "--data-args"),
         unsafe_load=unsafe_load,
     )
-    checkpoints = [one for path in checkpoints for one in checkpoints_in(path)]
-    if out is not None and len(checkpoints) > 1:
+    work = planned([one for path in checkpoints for one in checkpoints_in(path)], plan)
+    if out is not None and len(work) > 1:
         raise RequestError(
-            f"--out names one file, and {len(checkpoints)} checkpoints were given. Leave it out: "
+            f"--out names one file, and {len(work)} checkpoints were given. Leave it out: "
             "each gets a file of its own."
         )
     options = {
@@ -125,13 +159,13 @@ def probe(
     }
     reports, worst, chatty = [], 0, not (quiet or as_json)
     with progress_bar(quiet=not chatty) as bar:
-        for checkpoint in checkpoints:
+        for checkpoint, own_plan in work:
             try:
                 report, code = _probe_one(
-                    checkpoint, source, plan, out, options, bar, chatty=chatty
+                    checkpoint, source, own_plan, out, options, bar, chatty=chatty
                 )
             except RequestError as error:
-                if len(checkpoints) == 1:
+                if len(work) == 1:
                     raise
                 fail(f"{checkpoint}: {error}")
                 report, code = {"checkpoint": str(checkpoint), "error": str(error)}, 2
@@ -204,11 +238,13 @@ def _print_outcome(outcome: Outcome, target: Path) -> None:
     assert outcome.group is not None
     text = describe(outcome.probe, store.read(target, outcome.group))
     suffix = " (was there; --force measures again)" if outcome.state == "skipped" else ""
-    if outcome.result is not None and outcome.result.num_products:
+    if outcome.result is not None and outcome.result.wall_time > _SHOWN_SECONDS:
         result = outcome.result
-        suffix = f"  [{result.num_products} products, {result.wall_time:.1f} s]"
+        products = f"{result.num_products} products, " if result.num_products else ""
+        suffix = f"  [{products}{result.wall_time:.1f} s]"
     print(f"  {outcome.probe:<12}{text}{suffix}", flush=True)
-    if outcome.probe == "metrics" and outcome.result is not None:
+    # What is noted on the objective stands under the metrics; a slice has doubts of its own.
+    if outcome.result is not None and outcome.probe in ("metrics", *SLICE_PROBES):
         for note in outcome.result.notes:
             print(f"  note: {note}")
 

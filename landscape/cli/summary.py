@@ -62,14 +62,62 @@ def _density(record: xr.Dataset) -> str:
     )
 
 
+def _sweep(record: xr.Dataset) -> str:
+    values = headline(record)
+    size = " x ".join(str(length) for length in record["loss"].shape)
+    words = [
+        f"{size} points, loss {values['center_loss']:.4g} at the center, "
+        f"{values['smallest_loss']:.4g} to {values['largest_loss']:.4g}"
+    ]
+    if values["nan_points"]:
+        words.append(f"{values['nan_points']:.0f} NaN")
+    if values.get("clipped_share"):
+        words.append(f"{values['clipped_share']:.1%} clipped")
+    for name, meaning in _CAVEATS.items():
+        if name in values:
+            words.append(f"{meaning} {values[name]:.2g}")
+    return ", ".join(words)
+
+
+def _trajectory(record: xr.Dataset) -> str:
+    values = headline(record)
+    shares = [f"{share:.3f}" for share in record["explained_share"].values[:2]]
+    null = [f"{share:.3f}" for share in record["null_share"].values[:2]]
+    return (
+        f"{values['num_checkpoints']:.0f} checkpoints, explained {' + '.join(shares)} (a random "
+        f"walk: {' + '.join(null)}), {values['in_plane_share']:.1%} of the way in the plane, its "
+        f"loss off by up to {values['largest_loss_gap']:.2g}"
+    )
+
+
+def _topology(record: xr.Dataset) -> str:
+    values = headline(record)
+    return (
+        f"{values['num_minima']:.0f} minima, {values['num_significant']:.0f} beyond the standard "
+        f"error, largest finite persistence {values['largest_finite_persistence']:.3g}"
+    )
+
+
 def _within(value: float, radius: float) -> str:
     """`3.0369 +- 2e-06`, with as many digits as the radius leaves, six at most."""
     return f"{value:.6g} +- {radius:.1g}"
 
 
+_CAVEATS = {
+    "max_cosine": "|cosine| at most",
+    "stale_bn_gap": "frozen BatchNorm statistics off by",
+    "rescaling_change": "changed by rescaled neurons by",
+}
+
 _WRITERS = {
     "density": _density,
     "eigenvalues": _eigenvalues,
+    "grid": _sweep,
+    "line": _sweep,
+    "lines": _sweep,
     "metrics": _metrics,
+    "plane": _sweep,
+    "topology": _topology,
     "trace": _trace,
+    "trajectory": _trajectory,
 }

@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-import typing
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from landscape.cli.console import print_json, progress_bar
+from landscape.cli.options import annotated_options, set_signature
 from landscape.errors import RequestError
 
 __all__ = ["train"]
@@ -30,7 +30,6 @@ _PLACE = {
     "as_json": (bool, "--json", "Print JSON, for programs."),
     "quiet": (bool, "--quiet", "Print the folder only."),
 }
-_ALIASES = {"learning_rate": ("--lr",), "learning_rates": ("--lrs",)}
 
 
 def train(
@@ -62,42 +61,28 @@ def train(
 
 def _command(recipe: str, options: Any, described: str) -> Any:
     """A function with one keyword for each option, as typer reads them."""
-    own = {field.name: field for field in dataclasses.fields(options)}
-    kinds = typing.get_type_hints(options)
 
     def command(**given: Any) -> None:
         place = {name: given.pop(name) for name in _PLACE}
         chosen = {name: value for name, value in given.items() if value is not None}
         _run(recipe, chosen, **place)
 
-    annotations: dict[str, Any] = {
-        name: Annotated[kind, typer.Option(flag, help=text, show_default=False)]
+    place = {
+        name: inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False if kind is bool else None,
+            annotation=Annotated[kind, typer.Option(flag, help=text, show_default=False)],
+        )
         for name, (kind, flag, text) in _PLACE.items()
     }
-    for name, field in own.items():
-        kind, choices = _kind(kinds[name])
-        default = _shown(field.default)
-        words = [field.metadata["help"], *([f"One of {choices}."] if choices else [])]
-        if default:
-            words.append(f"Default: {default}.")
-        flag = name.replace("_", "-")
-        flags = (
-            [f"--{flag}/--no-{flag}"] if kind is bool else [f"--{flag}", *_ALIASES.get(name, ())]
+    own = {
+        name: inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
         )
-        text = ". ".join(word.rstrip(".") for word in words) + "."
-        annotations[name] = Annotated[
-            kind | None, typer.Option(*flags, help=text[0].upper() + text[1:], show_default=False)
-        ]
-    empty = {name: False if kind is bool else None for name, (kind, _, _) in _PLACE.items()}
-    command.__annotations__ = annotations
-    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=empty.get(name), annotation=annotation
-            )
-            for name, annotation in annotations.items()
-        ]
-    )
+        for name, annotation in annotated_options(options).items()
+    }
+    set_signature(command, place | own)
     command.__doc__ = described
     return command
 
@@ -176,21 +161,3 @@ def _summarise(family: Any) -> None:
 
 
 _ROWS = 30
-
-
-def _kind(kind: Any) -> tuple[Any, str]:
-    """What the command line takes for an option, and its choices; lists and choices are text."""
-    if typing.get_origin(kind) is typing.Literal:
-        return str, ", ".join(map(str, typing.get_args(kind)))
-    if typing.get_origin(kind) is tuple:
-        return str, ""
-    arguments = [one for one in typing.get_args(kind) if one is not type(None)]
-    return (arguments[0] if arguments else kind), ""
-
-
-def _shown(default: object) -> str:
-    if isinstance(default, tuple):
-        return ",".join(
-            f"{entry:g}" if isinstance(entry, float) else str(entry) for entry in default
-        )
-    return "" if default in ("", None) else str(default)
