@@ -144,53 +144,63 @@ class _Reader:
 
     def __init__(self, points: Points, names: Sequence[str] | None) -> None:
         self._points, self._names, self._num = points, names, len(points)
-        self.origin = self._read(self._num - 1)
+        self.origin = self._read(self._num - 1).to(torch.float64)
+        self._check_finite(self._num - 1, self.origin)
+
+    def _named(self, index: int) -> str:
+        number = f"number {index + 1} of {self._num}"
+        return number if self._names is None else f"{self._names[index]!r} ({number})"
 
     def _read(self, index: int) -> Tensor:
-        point = self._points[index].detach().to("cpu", torch.float64)
-        name = f"number {index + 1} of {self._num}"
-        if self._names is not None:
-            name = f"{self._names[index]!r} ({name})"
+        point = self._points[index].detach().cpu()
         if point.ndim != 1:
-            raise RequestError(f"point {name} has shape {tuple(point.shape)}, expected (n,).")
-        if not point.isfinite().all():
             raise RequestError(
-                f"point {name} holds NaN or infinite values: the run had diverged, or the file is "
-                "damaged. Leave it out."
+                f"point {self._named(index)} has shape {tuple(point.shape)}, expected (n,)."
             )
         return point
 
-    def difference(self, index: int) -> Tensor:
+    def _check_finite(self, index: int, vector: Tensor) -> None:
+        # The sum sees every NaN and infinity, in a twentieth of the time of a mask.
+        if not vector.sum().isfinite():
+            raise RequestError(
+                f"point {self._named(index)} holds NaN or infinite values: the run had diverged, "
+                "or the file is damaged. Leave it out."
+            )
+
+    def difference(self, index: int, out: Tensor) -> Tensor:
+        """Point `index` less the last one, written to `out`: new memory costs more than this."""
         point = self._read(index)
         if point.shape != self.origin.shape:
             raise RequestError(
-                f"point number {index + 1} has {len(point):,} coordinates, the last one "
+                f"point {self._named(index)} has {len(point):,} coordinates, the last one "
                 f"{len(self.origin):,}. Give checkpoints of one network."
             )
-        return point - self.origin
+        out.copy_(point).sub_(self.origin)
+        self._check_finite(index, out)
+        return out
 
     def gram(self) -> Tensor:
         """(M, M) products of the differences."""
         num = self._num - 1  # the last one is zero
         held = min(num, max(_LEAST_HELD, _BLOCK_BYTES // self.origin.nbytes))
-        room = self.origin.new_empty(held, len(self.origin))
+        room, other = self.origin.new_empty(held, len(self.origin)), torch.empty_like(self.origin)
         gram = torch.zeros(self._num, self._num, dtype=torch.float64)
         for start in range(0, num, held):
             stop = min(start + held, num)
             block = room[: stop - start]
-            for index in range(start, stop):
-                block[index - start] = self.difference(index)
+            for index, row in zip(range(start, stop), block, strict=True):
+                self.difference(index, row)
             gram[start:stop, start:stop] = block @ block.T
             for index in range(stop, num):
-                products = block @ self.difference(index)
+                products = block @ self.difference(index, other)
                 gram[start:stop, index] = gram[index, start:stop] = products
         return gram
 
     def combinations(self, weights: Tensor) -> Tensor:
         """Weighted sums of the differences: (k, M) -> (k, n)."""
-        sums = self.origin.new_zeros(len(weights), len(self.origin))
+        sums, room = (self.origin.new_zeros(num, len(self.origin)) for num in (len(weights), 1))
         for index in range(self._num - 1 if len(weights) else 0):
-            difference = self.difference(index)
+            difference = self.difference(index, room[0])
             for total, weight in zip(sums, weights[:, index].tolist(), strict=True):
                 total.add_(difference, alpha=weight)
         return sums

@@ -272,7 +272,7 @@ def test_a_point_that_is_not_finite_is_named(position, value):
 
 
 def test_points_of_other_sizes_are_refused():
-    with pytest.raises(RequestError, match=r"number 2 .*4 coordinates, the last one 3"):
+    with pytest.raises(RequestError, match=r"number 2 of 3 has 4 coordinates, the last one 3"):
         principal_components([torch.ones(3), torch.ones(4), torch.ones(3)])
     with pytest.raises(RequestError, match=r"shape \(1, 3\)"):
         principal_components([torch.ones(3), torch.ones(1, 3)])
