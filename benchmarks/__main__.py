@@ -19,6 +19,7 @@ _BENCHMARKS = {
     "products": "Hessian products beside PyHessian, curvlinops and hessian-eigenthings",
     "eigenvalues": "products, seconds and true error to the largest eigenvalues, beside the peers",
     "training": "networks trained together against one after another; the tick study, whole",
+    "slices": "planes of the loss beside loss-landscapes and the point-by-point loop",
 }
 
 

@@ -18,6 +18,7 @@ _DISTRIBUTIONS = (
     "pyhessian",
     "curvlinops-for-pytorch",
     "hessian-eigenthings",
+    "loss-landscapes",
 )
 
 

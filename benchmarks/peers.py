@@ -1,23 +1,35 @@
-"""The other libraries, as contestants call them; `products` and `eigenvalues` let them run."""
+"""The other libraries, as contestants call them; the benchmarks let them run."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.problems import CrossEntropy, Problem
 from landscape.errors import RequestError
 
-__all__ = ["check_installed", "curvlinops", "eigenthings", "pyhessian", "tolerated"]
+__all__ = [
+    "check_installed",
+    "curvlinops",
+    "eigenthings",
+    "loss_landscapes",
+    "loss_landscapes_loss",
+    "pyhessian",
+    "tolerated",
+]
 
-_MODULES = ("pyhessian", "curvlinops", "hessian_eigenthings")
+_MODULES = ("pyhessian", "curvlinops", "hessian_eigenthings", "loss_landscapes")
 
 
 def check_installed() -> None:
@@ -72,3 +84,23 @@ def eigenthings(problem: Problem) -> Any:
             return criterion(model(batch[0]), batch[1])
 
         return module.HessianOperator(problem.own_model(), problem.batches, loss)
+
+
+def loss_landscapes_loss(inputs: Tensor, labels: Tensor) -> Callable[[Any], float]:
+    """loss-landscapes' own metric: cross-entropy of all examples in one batch."""
+    module = importlib.import_module("loss_landscapes.metrics")
+    metric: Callable[[Any], float] = module.Loss(F.cross_entropy, inputs, labels)
+    return metric
+
+
+def loss_landscapes(
+    model: nn.Module, steps: int, metric: Callable[[Any], float]
+) -> NDArray[np.float64]:
+    """loss-landscapes' filter-normalised random plane: the metric at `steps` x `steps` points."""
+    module = importlib.import_module("loss_landscapes")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        found: NDArray[np.float64] = module.random_plane(
+            model, metric, distance=1, steps=steps, normalization="filter", deepcopy_model=True
+        )
+    return found
