@@ -37,6 +37,7 @@ Radius = float | Literal["auto"] | Sequence[float | tuple[float, float]]
 _BN_MODES = ("eval", "batch", "recalibrate", "interpolate")
 _NEVER_NEGATIVE = ("cross_entropy", "mse", "bce")
 _MARGIN = 0.25  # around three checkpoints, in units of the longest axis of their triangle
+_NOT_FILLED = ("standard_error", "subset_error", "num_examples")  # in between measured points
 _SMALLEST_BATCHES = 16  # that a data set is cut into where points may be left early
 
 
@@ -255,13 +256,14 @@ def _carried_out(objective: Objective, request: _Request, options: SweepOptions)
     )
     work = _Work(objectives, chart, coefficients, request.fields, mode, options, clip, ledger)
     shape = tuple(len(axis) for axis in coordinates)
-    measured = work.measure(shape)
+    apart = int(request.kind == "lines")  # nothing lies between two directions
+    measured = work.measure(shape, apart)
     fields = {
         name: values.reshape(*shape, *values.shape[1:]) for name, values in ledger.rows.items()
     }
     if options.tolerance is not None:
-        errors = {name: field for name, field in fields.items() if name.endswith("_error")}
-        fields = refinement.filled(fields, measured, shape) | errors
+        kept = {name: field for name, field in fields.items() if name.endswith(_NOT_FILLED)}
+        fields = refinement.filled(fields, measured, shape, apart=apart) | kept
     quadratic = expand(objectives[""], chart.vectors, chart.center) if options.quadratic else None
     sweep = Sweep(
         settings=settings,
@@ -346,12 +348,22 @@ class _Work:
         """Of the objective itself."""
         return self._evaluators[""].center
 
-    def measure(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    def measure(self, shape: tuple[int, ...], apart: int) -> NDArray[np.bool_]:
         """All points, or those that a refinement asks for; which were measured."""
         try:
             if self._options.tolerance is not None:
+                if refinement.coarsest_stride(shape[apart:]) == 1:
+                    num = ", ".join(map(str, shape[apart:]))
+                    self.notes += (
+                        f"tolerance left nothing out: of num={num} each less 1 would have to be "
+                        "even and 16 or more, as 33 is",
+                    )
                 return refinement.refine(
-                    shape, self._evaluate, lambda: self._loss(shape), self._options.tolerance
+                    shape,
+                    self._evaluate,
+                    lambda: self._loss(shape),
+                    self._options.tolerance,
+                    apart=apart,
                 )
             points = np.arange(len(self._coefficients))
             if self._options.shard is not None:
