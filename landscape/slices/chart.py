@@ -36,7 +36,8 @@ class Chart:
         found = self.center.expand(len(coefficients), -1)
         scales = coefficients.to(self.center)
         for axis, vector in enumerate(self.vectors):
-            found = torch.addcmul(found, scales[:, axis, None], vector)
+            if coefficients[:, axis].any():  # of many lines, one direction moves at a time
+                found = torch.addcmul(found, scales[:, axis, None], vector)
         return found
 
     def buffers(self, coefficients: Tensor, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
