@@ -282,20 +282,43 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
     """Batches of one make as a single one; what is not per example must be equal in all.
 
     Raises:
-        RequestError: parts that cannot be joined: of other shapes, or no tensors and not equal.
+        RequestError: parts that cannot be joined: of other shapes, or not per example and not
+            equal.
     """
-    first = batches[0]
+    return _joined(batches, [batch_length(batch) for batch in batches], "batch")
+
+
+def _joined(parts: Sequence[Batch], lengths: Sequence[int], place: str) -> Batch:
+    first = parts[0]
     if isinstance(first, Tensor):
-        if first.ndim and all(part.shape[1:] == first.shape[1:] for part in batches):  # type: ignore[attr-defined]
-            return torch.cat(list(batches))  # type: ignore[arg-type]
+        tensors = [part for part in parts if isinstance(part, Tensor)]
+        if [part.shape for part in tensors] == [(n, *first.shape[1:]) for n in lengths]:
+            return torch.cat(tensors)
+        if len(tensors) == len(parts) and all(torch.equal(part, first) for part in tensors):
+            return first
     elif isinstance(first, Mapping) or hasattr(first, "keys"):
-        return {key: join_batches([part[key] for part in batches]) for key in first.keys()}  # type: ignore[index,union-attr]  # noqa: SIM118
-    elif isinstance(first, (tuple, list)) and not hasattr(first, "_fields"):
-        parts = [join_batches(column) for column in zip(*batches, strict=True)]  # type: ignore[arg-type]
-        return parts if isinstance(first, list) else tuple(parts)
-    elif all(part == first for part in batches):
+        keys = list(first.keys())
+        if all(list(part.keys()) == keys for part in parts):  # type: ignore[attr-defined]
+            return {
+                key: _joined([part[key] for part in parts], lengths, f"{place}[{key!r}]")  # type: ignore[index]
+                for key in keys
+            }
+    elif isinstance(first, (tuple, list)):
+        if all(len(part) == len(first) for part in parts):  # type: ignore[arg-type]
+            columns = [
+                _joined([part[index] for part in parts], lengths, f"{place}[{index}]")  # type: ignore[index]
+                for index in range(len(first))
+            ]
+            if hasattr(first, "_fields"):
+                named: Callable[..., Batch] = type(first)
+                return named(*columns)
+            return columns if isinstance(first, list) else tuple(columns)
+    elif all(part == first for part in parts):
         return first
-    raise RequestError("the batches hold parts that cannot be joined.")
+    raise RequestError(
+        f"the batches cannot be joined: {place} differs in more than its number of examples. Give "
+        "batches of one shape, such as texts padded to one length."
+    )
 
 
 def _check_finite(tensors: Mapping[str, Tensor], index: int) -> None:

@@ -5,7 +5,6 @@ Whatever is chosen, the numbers are those of `Objective.term` at each point but 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -90,13 +89,15 @@ class Place:
 
 
 def can_resize(objective: Objective) -> bool:
-    """Whether examples may be put into batches of any size: none feels its neighbours."""
-    stateless = any(
-        isinstance(module, _BatchNorm) and module.running_mean is None
+    """Whether examples may be put into batches of any size: none feels its neighbours.
+
+    Recalibrated statistics are those of the objective's own batches, whatever the size here.
+    """
+    own_statistics = any(
+        isinstance(module, _BatchNorm) and (objective.bn == "batch" or module.running_mean is None)
         for module in objective.model.modules()
     )
-    free = objective.bn == "eval" or not objective.has_batch_norm
-    return objective.loss_function.is_pointwise and free and not stateless
+    return objective.loss_function.is_pointwise and not own_statistics
 
 
 class Runner:
@@ -130,6 +131,13 @@ class Runner:
             sizes = [tensor_bytes(tensors_of(batch).values()) for batch in batches]
             if sum(sizes) <= _DATA_SHARE * available_bytes(objective.device):
                 self._held = list(self._laid_out())
+        if order is not None and not can_resize(objective):
+            raise RequestError(
+                "stop_error sees the examples in random order, in batches of its own, and for that "
+                "each must have a loss that does not depend on its neighbours. Name the loss "
+                "('cross_entropy', 'mse', 'bce' or a torch loss) and do not take bn='batch', or "
+                "leave stop_error out."
+            )
         if order is not None and self._held is None:
             raise RequestError(
                 "stop_error sees the examples in random order, and for that they must be in "
@@ -140,11 +148,20 @@ class Runner:
     def running(self) -> Iterator[None]:
         """The model as the execution wants it inside, as it was outside."""
         with self.objective.evaluation(), torch.no_grad():
-            if self.execution.mode == "compiled":
-                self.objective.model.forward = self._compiled
-            if self._first is not None:
-                self._first.take_over()
+            self._take_over()
             yield
+
+    def _take_over(self) -> None:
+        if self.execution.mode == "compiled":
+            self.objective.model.forward = self._compiled
+        if self._first is not None:
+            self._first.take_over()
+
+    def _stand_back(self) -> None:
+        if self.execution.mode == "compiled":
+            del self.objective.model.forward
+        if self._first is not None:
+            self._first.stand_back()
 
     def batches(self) -> Iterator[tuple[object, int]]:
         """Batches and their numbers of examples, in the layout of the execution."""
@@ -201,7 +218,7 @@ class Runner:
 
     def _sums(self, theta: Tensor, scales: Tensor, buffers: dict[str, Tensor], part: Part) -> Sums:
         if self._first is not None:
-            self._first.scales = scales
+            self._first.move(scales)
         blocks = self.objective.space.split(theta)
         return self.measures.sums(self.objective.term(blocks, part.batch, buffers), part)
 
@@ -223,9 +240,19 @@ class Runner:
     def _recalibrated(self, thetas: Tensor) -> dict[str, Tensor]:
         """BatchNorm statistics over the whole data at each point, by name: (C, ...)."""
         objective = self.objective
-        if self.execution.mode != "batched":
+        # Of the objective's own batches, by the plain forward pass: what the first layer keeps is
+        # of other batches, and a compiled function does not see the hooks that take the moments.
+        self._stand_back()
+        try:
+            if self.execution.mode == "batched":
+                return self._recalibrated_at_once(thetas)
             found = [objective.buffers_at(theta) or {} for theta in thetas]
             return {name: torch.stack([one[name] for one in found]) for name in found[0]}
+        finally:
+            self._take_over()
+
+    def _recalibrated_at_once(self, thetas: Tensor) -> dict[str, Tensor]:
+        objective = self.objective
         pooled: dict[str, Moments] = {}
         for batch in objective.batches:
             counts: dict[str, int] = {}
@@ -257,7 +284,7 @@ class Runner:
         for index, (batch, size) in enumerate(self.batches()):
             if self._first is not None:
                 self._first.prepare(batch, index)
-                self._first.scales = place.coefficients[0].to(self.chart.center)
+                self._first.move(place.coefficients[0].to(self.chart.center))
             term = self.objective.term(blocks, batch, plain)
             found.append(self.measures.part(batch, size, term))
             seen += size
@@ -300,16 +327,20 @@ def _resized(batches: Any, size: int | None) -> Iterator[object]:
             held += stop - start
             start = stop
             if held == size:
-                yield waiting[0] if len(waiting) == 1 else join_batches(waiting)
+                yield from _as_one(waiting)
                 waiting, held = [], 0
-    if waiting:
-        yield waiting[0] if len(waiting) == 1 else join_batches(waiting)
+    yield from _as_one(waiting)
+
+
+def _as_one(batches: list[object]) -> list[object]:
+    """Batches joined, or as they are where they cannot be: texts padded to different lengths."""
+    if len(batches) < 2:
+        return batches
+    try:
+        return [join_batches(batches)]
+    except RequestError:
+        return batches
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
     return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-
-
-def num_chunks(count: int, chunk: int) -> int:
-    """Chunks that hold `count` points."""
-    return math.ceil(count / chunk)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from landscape.batches import batch_length, slice_batch
+from landscape.errors import RequestError
 from landscape.memory import available_bytes
 from landscape.objective import Objective
 from landscape.slices.chart import Chart
@@ -20,14 +21,11 @@ __all__ = ["FirstLayer"]
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BYTE_SHARE = 0.125  # of the free memory, for the outputs that are kept
 _TRIED = 2  # examples
+_STEP = 0.618  # no round number: an input that depends on the point must not happen to come back
 
 
 class FirstLayer:
-    """Takes the place of a layer's forward pass while a slice is evaluated.
-
-    Attributes:
-        scales: (k,) coordinates of the point that is evaluated next.
-    """
+    """Takes the place of a layer's forward pass while a slice is evaluated."""
 
     def __init__(self, objective: Objective, chart: Chart, name: str) -> None:
         self.name = name
@@ -37,9 +35,9 @@ class FirstLayer:
         self._biases = None if bias is None else _parts(objective, chart, f"{name}.bias")
         self._objective = objective
         self._kept: dict[int, Tensor] = {}
-        self._input: Tensor | None = None
         self._outputs: Tensor | None = None
-        self.scales = torch.zeros(chart.num_axes)
+        self._scales = torch.zeros(chart.num_axes)
+        self._is_due = False
 
     @classmethod
     def of(cls, objective: Objective, chart: Chart) -> FirstLayer | None:
@@ -50,39 +48,55 @@ class FirstLayer:
         batch = next(iter(objective.batches))
         length = batch_length(batch)
         few = slice_batch(batch, 0, min(_TRIED, length), length)
-        step = torch.ones(1, chart.num_axes, dtype=torch.float64)
+        alone = _STEP * torch.eye(chart.num_axes, dtype=torch.float64)
+        together = _STEP ** torch.arange(1, chart.num_axes + 1, dtype=torch.float64)
+        steps = torch.cat([0 * alone[:1], alone, together[None]])
+        moves = objective.bn == "recalibrate" or any(chart.buffer_steps)
+        buffers = _other_statistics(objective) if moves else {}
         calls = [
-            _calls(objective, theta, few)
-            for theta in (chart.thetas(0 * step)[0], chart.thetas(step)[0])
+            _calls(objective, theta, few, buffers if index else {})
+            for index, theta in enumerate(chart.thetas(steps))
         ]
         tied = set(objective.space.aliases.values())
         for name, seen in calls[0].items():
-            again = calls[1].get(name, [])
-            once = len(seen) == 1 and len(again) == 1
             parameter = f"{name}.weight"
-            if once and parameter in objective.space.names and parameter not in tied:
-                (inputs, outputs), (others, _) = seen[0], again[0]
-                count = min(_TRIED, length)
-                needed = (chart.num_axes + 1) * outputs.nbytes / count
-                budget = _BYTE_SHARE * available_bytes(objective.device)
-                fits = needed * objective.batches.num_examples <= budget
-                if torch.equal(inputs, others) and fits:
-                    return cls(objective, chart, name)
+            if parameter not in objective.space.names or parameter in tied or len(seen) != 1:
+                continue
+            inputs, outputs = seen[0]
+            needed = (chart.num_axes + 1) * outputs.nbytes / min(_TRIED, length)
+            budget = _BYTE_SHARE * available_bytes(objective.device)
+            fits = needed * objective.batches.num_examples <= budget
+            if fits and all(_is_same(inputs, other.get(name, [])) for other in calls[1:]):
+                return cls(objective, chart, name)
         return None
 
     def take_over(self) -> None:
         """Replace the layer's forward pass; `Objective.evaluation` puts it back."""
         self._layer.forward = self._put_together
 
+    def stand_back(self) -> None:
+        """The layer's own forward pass, until it is taken over again."""
+        del self._layer.forward
+
     def prepare(self, batch: object, index: int) -> None:
-        """Have the outputs for a batch ready, under its index."""
+        """Have the outputs for a batch ready, under its index.
+
+        Raises:
+            RequestError: the layer is not called exactly once.
+        """
         if index not in self._kept:
             outputs: list[Tensor] = []
             self._layer.forward = lambda inputs: self._compute(inputs, outputs)
             self._objective.term(self._objective.space.split(self._objective.theta), batch)
             self.take_over()
+            if len(outputs) != 1:
+                raise self._not_once(len(outputs))
             self._kept[index] = outputs[0]
         self._outputs = self._kept[index]
+
+    def move(self, scales: Tensor) -> None:
+        """Go to the point of coordinates (k,); then one forward pass may follow."""
+        self._scales, self._is_due = scales, True
 
     def _compute(self, inputs: Tensor, outputs: list[Tensor]) -> Tensor:
         found = [
@@ -100,43 +114,67 @@ class FirstLayer:
 
     def _put_together(self, _: Tensor) -> Tensor:
         assert self._outputs is not None
+        if not self._is_due:
+            raise self._not_once(2)
+        self._is_due = False
         found = self._outputs[0]
         for axis, output in enumerate(self._outputs[1:]):
-            found = torch.addcmul(found, self.scales[axis], output)
+            found = torch.addcmul(found, self._scales[axis], output)
         return found
+
+    def _not_once(self, count: int) -> RequestError:
+        return RequestError(
+            f"the layer {self.name!r} is called {count} times for some batch, and once for others: "
+            "its outputs cannot be reused. Give SweepOptions(execution='loop')."
+        )
 
 
 def _parts(objective: Objective, chart: Chart, name: str) -> list[Tensor]:
     """A parameter's values at the center, then along each direction."""
+    name = objective.space.aliases.get(name, name)
     if name not in objective.space.names:  # a frozen bias
         fixed = objective.constants[name]
         return [fixed, *[torch.zeros_like(fixed)] * chart.num_axes]
-    place = objective.space.slice_of(name)
-    shape = objective.space.shapes[objective.space.names.index(name)]
-    return [vector[place].view(shape) for vector in (chart.center, *chart.vectors)]
+    return [objective.space.named(vector)[name] for vector in (chart.center, *chart.vectors)]
+
+
+def _other_statistics(objective: Objective) -> dict[str, Tensor]:
+    """All floating-point buffers changed, so that what depends on them shows it."""
+    return {
+        name: buffer * 2 + 1
+        for name, buffer in objective.buffers.items()
+        if buffer.is_floating_point()
+    }
+
+
+def _is_same(inputs: Tensor, calls: list[tuple[Tensor, Tensor]]) -> bool:
+    return len(calls) == 1 and torch.equal(calls[0][0], inputs)
 
 
 def _calls(
-    objective: Objective, theta: Tensor, batch: object
+    objective: Objective, theta: Tensor, batch: object, buffers: dict[str, Tensor]
 ) -> dict[str, list[tuple[Tensor, Tensor]]]:
     """Inputs and outputs of each plain layer in one forward pass, in the order of the calls."""
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     handles = []
 
     def record(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        found.setdefault(name, []).append((inputs[0], output))
+        if inputs:  # not by keyword
+            found.setdefault(name, []).append((inputs[0], output))
 
     try:
         for name, module in objective.model.named_modules():
-            # Not isinstance: a subclass may do something else with its weight.
-            if type(module) in _LAYERS and len(list(module.parameters())) in (1, 2):
+            # Not isinstance: a subclass may do something else with its weight, and so may a
+            # forward pass that somebody put in its place.
+            plain = type(module) in _LAYERS and "forward" not in vars(module)
+            if plain and len(list(module.parameters())) in (1, 2):
                 handles.append(
                     module.register_forward_hook(
                         lambda _, inputs, output, name=name: record(name, inputs, output)
                     )
                 )
         with objective.evaluation(), torch.no_grad():
-            objective.term(objective.space.split(theta), batch)
+            objective.term(objective.space.split(theta), batch, buffers)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,4 +1,4 @@
-"""Charts: theta(a) to the last bit, whatever else was evaluated, and the buffers that move along."""
+"""Charts: theta(a) to the last bit, whatever else was evaluated, and buffers that move along."""
 
 from __future__ import annotations
 
