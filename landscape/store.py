@@ -1,7 +1,8 @@
 """Results <-> HDF5: the only file that knows the schema. What a result carries is in `result`.
 
 One file for a checkpoint, one group `/<probe>/<key>` for a record, where the key is a digest of the
-request. A record is a netCDF-4 group, so xarray, h5py and netCDF tools open it without this module.
+request. A record is a netCDF-4 group, so xarray, h5py and netCDF tools open it without this module;
+the newest plane is also the group `/VTKHDF`, so ParaView does. `transaction` keeps the file whole.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ import json
 import os
 import platform
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,11 +28,13 @@ import h5py
 import numpy as np
 import pandas as pd
 import xarray as xr
-from filelock import FileLock, Timeout
 from xarray.backends import H5NetCDFStore
 
 from landscape.errors import RequestError
+from landscape.exchange import vtkhdf
+from landscape.exchange.grid import axes_of
 from landscape.result import Result
+from landscape.transaction import exclusive, replacement
 
 __all__ = ["SCHEMA_VERSION", "RecordInfo", "Results", "find", "open_results", "read", "records"]
 __all__ += ["request_key", "save"]
@@ -94,7 +96,6 @@ def save(
         RequestError: the file is not ours, damaged, newer, locked or cannot be written, or a
             setting is not JSON. The file is as it was.
     """
-    target = Path(os.path.realpath(path))  # a link keeps pointing to the file, under one lock
     listed = [results] if isinstance(results, Result) else list(results)
     groups = [_group_name(result.probe, result.settings, result.provenance) for result in listed]
     datasets = {g: _record(result, vectors) for g, result in zip(groups, listed, strict=True)}
@@ -105,21 +106,8 @@ def save(
                 f"attribute {name!r} = {value!r} cannot be kept. The name must not start with '_' "
                 f"nor be one of {', '.join(_OWN_ATTRIBUTES)}; the value is text, a number or bool."
             )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(f".{target.name}.lock"), timeout=LOCK_TIMEOUT):
-            _commit(target, datasets, described, force)
-    except Timeout as error:
-        holders = [int(name.split(".")[-2]) for name in _temporaries(target)] or ""
-        raise RequestError(
-            f"another process {holders} has been writing {path} for {LOCK_TIMEOUT:g} s, here or on "
-            "a machine that shares the folder. Wait for it, end it, or save to another file."
-        ) from error
-    except (OSError, RuntimeError) as error:  # the latter is HDF5's for a disk that fills on close
-        raise RequestError(
-            f"cannot write {path}: {error}. The file is as it was. "
-            "Save to a folder that can be written and has room for a second copy of the file."
-        ) from error
+    with exclusive(path, timeout=LOCK_TIMEOUT) as target:
+        _commit(target, datasets, described, force)
     return groups
 
 
@@ -295,50 +283,30 @@ def _commit(path: Path, datasets: dict[str, xr.Dataset], described: Values, forc
         same = all(_json(value) == _json(old.get(name)) for name, value in described.items())
         if same and not datasets:
             return
+    pictures = [group for group, dataset in datasets.items() if _is_picture(dataset)]
     # A file that keeps its free-space list finds the room again that a replaced record leaves.
     space = {"fs_strategy": "fsm", "fs_persist": True, "fs_threshold": 1, "track_order": True}
-    with _replacement(path) as temporary:
+    with replacement(path) as temporary:
         opening = {"mode": "a"} if exists else {"mode": "w", **space}
         with h5py.File(temporary, locking=False, **opening) as file:
             for name, value in {**described, **_OWN_ATTRIBUTES}.items():
                 file.attrs.pop(name, None)
                 if value is not None:
                     file.attrs[name] = _encoded(value)
-            for group in datasets:
+            for group in [*datasets, vtkhdf.GROUP] if pictures else datasets:
                 file.pop(group, None)
         with h5netcdf.File(temporary, "a", locking=False) as file:
             for group, dataset in datasets.items():
                 # Without this xarray declares NaN to be the fill value and rewrites its bits.
                 exact = {name: {"_FillValue": None} for name in dataset.variables}
                 dataset.dump_to_store(H5NetCDFStore(file, group=group), encoding=exact)
+            if pictures:
+                vtkhdf.write_image(file, datasets[pictures[-1]], source=pictures[-1])
 
 
-@contextmanager
-def _replacement(path: Path) -> Iterator[Path]:
-    """A hidden copy to write to; when the block ends well it takes the file's place for good."""
-    for stale in _temporaries(path):  # we hold the lock: whoever wrote these is dead
-        path.with_name(stale).unlink()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        if path.exists():
-            shutil.copy(path, temporary)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    with suppress(OSError):  # not every system lets a folder be synced; the file is whole anyway
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # a rename too can be lost in a power cut
-        finally:
-            os.close(folder)
-
-
-def _temporaries(path: Path) -> list[str]:
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+\.tmp")
-    return [name for name in os.listdir(path.parent) if pattern.fullmatch(name)]
+def _is_picture(dataset: xr.Dataset) -> bool:
+    """Whether ParaView is shown it: planes and blocks, not lines."""
+    return len(axes_of(dataset)) > 1 and vtkhdf.obstacle(dataset) is None
 
 
 @contextmanager

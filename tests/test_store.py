@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import xarray as xr
 from filelock import FileLock
+from vtkmodules.util.numpy_support import vtk_to_numpy
+from vtkmodules.vtkIOHDF import vtkHDFReader
 
 import landscape.store as store
 from landscape.errors import RequestError
@@ -82,6 +84,29 @@ class Spectrum(Result):
             },
             coords={"k": ("k", np.arange(4), {"units": "1", "long_name": "rank"})},
             attrs={"which": "LA", "deflated": False},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plane(Result):
+    """loss = factor (a^2 + 10 b) on a grid of 3 x 2 points."""
+
+    probe: ClassVar[str] = "plane"
+    factor: float = 1.0
+    a: tuple[float, ...] = (-1.0, 0.0, 1.0)
+
+    @property
+    def status(self) -> str:
+        return "converged"
+
+    def to_dataset(self, *, vectors: bool = False) -> xr.Dataset:
+        a, b = np.array(self.a), np.array([0.0, 2.0])
+        loss = self.factor * (a[:, None] ** 2 + 10 * b)
+        fields = {"loss": loss, "done": np.ones(loss.shape, bool)}
+        described = {"units": "1", "long_name": "any"}
+        return xr.Dataset(
+            {name: (("a", "b"), values, described) for name, values in fields.items()},
+            coords={"a": ("a", a, described), "b": ("b", b, described)},
         )
 
 
@@ -265,6 +290,89 @@ def test_an_attribute_that_would_break_the_file_is_refused(tmp_path, attributes)
         save(tmp_path / "a.h5", [], attributes=attributes)
 
 
+# --- planes in ParaView
+
+
+def plane(factor: float = 1.0, **settings: Any) -> Plane:
+    return Plane(settings={"factor": factor, **settings}, factor=factor)
+
+
+def losses_in_vtk(path: Path) -> list[float]:
+    """What VTK's own reader finds in the result file, x first."""
+    reader = vtkHDFReader()
+    reader.SetFileName(str(path))
+    reader.Update()
+    image = reader.GetOutput()
+    assert image.GetBounds() == (-1, 1, 0, 2, 0, 0)
+    return list(vtk_to_numpy(image.GetPointData().GetArray("loss")))
+
+
+SHOWN = [1.0, 0, 1, 21, 20, 21]
+
+
+def test_a_result_file_with_a_plane_opens_in_vtk_and_everywhere_else_as_before(tmp_path):
+    path = tmp_path / "a.h5"
+    first, group = save(path, [estimate(), plane()], attributes={"name": "one"})
+    assert losses_in_vtk(path) == SHOWN
+    with xr.open_datatree(path, engine="h5netcdf") as tree:
+        assert tree.attrs["name"] == "one"
+        assert tree[first]["value"].item() == 1.5
+        np.testing.assert_array_equal(
+            tree["VTKHDF/PointData/loss"].transpose("a", "b"), tree[group]["loss"]
+        )
+    assert [info.group for info in records(path)] == [first, group]
+    assert set(open_results(path).tree()["a"].children) == {"trace", "plane"}
+    with h5py.File(path) as file:
+        assert file["VTKHDF"].attrs["source"] == group
+        scales = [file[f"{holder}/{axis}"] for holder in ("VTKHDF", group) for axis in "ab"]
+        ids = {int(scale.attrs["_Netcdf4Dimid"]) for scale in scales}
+    assert len(ids) == 4  # else netCDF-C takes one dimension for another
+
+
+def test_the_newest_plane_is_shown_and_other_records_leave_it_there(tmp_path):
+    path = tmp_path / "a.h5"
+    old, new = save(path, [plane(2.0), plane(3.0)])
+    assert losses_in_vtk(path) == [3 * value for value in SHOWN]
+    save(path, [plane(2.0), estimate()])  # the plane is there already
+    assert losses_in_vtk(path) == [3 * value for value in SHOWN]
+    save(path, plane(2.0), force=True)
+    assert losses_in_vtk(path) == [2 * value for value in SHOWN]
+    assert [read(path, group)["loss"].values.max() for group in (old, new)] == [42, 63]
+
+
+def test_a_plane_that_is_no_image_is_saved_and_not_shown(tmp_path):
+    path = tmp_path / "a.h5"
+    uneven = Plane(settings={}, a=(0.0, 1.0, 5.0))
+    (group,) = save(path, uneven)
+    assert read(path, group)["a"].values.tolist() == [0, 1, 5]
+    with h5py.File(path) as file:
+        assert list(file) == ["plane"]
+    save(path, plane())
+    save(path, uneven, force=True)
+    assert losses_in_vtk(path) == SHOWN
+
+
+def test_a_line_does_not_take_the_place_of_a_plane(tmp_path):
+    class Line(Plane):
+        def to_dataset(self, *, vectors: bool = False) -> xr.Dataset:
+            return super().to_dataset().isel(b=0, drop=True)
+
+    save(tmp_path / "a.h5", [plane(), Line(settings={"line": True})])
+    assert losses_in_vtk(tmp_path / "a.h5") == SHOWN
+
+
+def test_showing_a_large_plane_again_and_again_does_not_grow_the_file(tmp_path):
+    axis = tuple(np.linspace(-1, 1, 15_000))
+    sizes = []
+    for index in range(6):
+        # As above: the small one keeps the large ones from the end of the file.
+        shown = Plane(settings={"index": index % 2}, a=axis)
+        save(tmp_path / "a.h5", [shown, estimate(index=index)], force=True)
+        sizes.append((tmp_path / "a.h5").stat().st_size)
+    one_plane = 2 * 15_000 * (8 + 1 + 4)  # loss, done and half the coordinates
+    assert sizes[-1] < sizes[2] + one_plane
+
+
 # --- families
 
 
@@ -446,6 +554,23 @@ def test_a_save_that_fails_half_way_changes_nothing(tmp_path):
     assert visible_and_hidden(tmp_path) == [".a.h5.lock", "a.h5"]
 
 
+def test_a_plane_that_cannot_be_shown_half_way_changes_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "a.h5"
+    save(path, plane(1.0))
+    before = path.read_bytes()
+    write = store.vtkhdf.write_image
+
+    def interrupted(file, dataset, source):
+        write(file, dataset, source)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store.vtkhdf, "write_image", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(path, plane(2.0))
+    assert path.read_bytes() == before
+    assert visible_and_hidden(tmp_path) == [".a.h5.lock", "a.h5"]
+
+
 def test_what_a_dead_writer_left_is_removed_and_nothing_else(tmp_path):
     for name in (".a.h5.123.tmp", ".b.h5.123.tmp", ".a.h5.x.tmp", "a.h5.123.tmp"):
         (tmp_path / name).touch()
@@ -522,6 +647,32 @@ def test_a_kill_at_any_moment_loses_no_record_that_was_reported(tmp_path):
     assert interrupted >= 1  # else no kill hit a save, and nothing was tested
     save(path, estimate())
     assert visible_and_hidden(path.parent) == [".a.h5.lock", "a.h5"]
+
+
+def save_planes_for_ever(path: Path, life: int) -> None:
+    for index in count():
+        save(path, plane(float(index + 1), life=life))
+
+
+def test_a_kill_at_any_moment_leaves_the_newest_plane_shown(tmp_path):
+    path = tmp_path / "a.h5"
+    generator = np.random.default_rng(0)
+    save(path, plane())
+    for life in range(4):
+        writer = WORKERS.Process(target=save_planes_for_ever, args=(path, life))
+        before = path.stat().st_ino
+        writer.start()
+        while path.stat().st_ino == before:
+            assert writer.is_alive()
+            time.sleep(0.001)
+        time.sleep(generator.uniform(0, 0.1))
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        newest = records(path)[-1]
+        assert newest.settings["life"] == life
+        with h5py.File(path) as file:
+            assert file["VTKHDF"].attrs["source"] == newest.group
+        assert losses_in_vtk(path) == [newest.settings["factor"] * value for value in SHOWN]
 
 
 def test_the_store_does_not_import_torch():
