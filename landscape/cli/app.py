@@ -17,6 +17,7 @@ from landscape.cli.doctor import doctor
 from landscape.cli.export import export
 from landscape.cli.import_ import import_
 from landscape.cli.info import info
+from landscape.cli.merge import merge
 from landscape.cli.plot import plot
 from landscape.cli.probe import probe
 from landscape.cli.train import train
@@ -44,6 +45,7 @@ app.command(
 app.command(short_help="Measure checkpoints: CKPT.pt -> CKPT.h5.")(probe)
 app.command(short_help="Draw what is in result files.")(plot)
 app.command(short_help="Evaluate random points of stored slices again.")(verify)
+app.command(short_help="Put shards of a slice together.")(merge)
 app.command(short_help="Write a slice for ParaView, or as CSV or NPZ.")(export)
 app.command("import", short_help="Read a surface of tomgoldstein/loss-landscape.")(import_)
 app.command(short_help="What is in a result file or checkpoint.")(info)
