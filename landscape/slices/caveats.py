@@ -78,6 +78,9 @@ def _stale_statistics(
     """How far frozen BatchNorm statistics are from those that the moved weights would have."""
     if sweep.settings["bn"] != "eval" or not objective.has_batch_norm:
         return {}
+    if not losses.isfinite().all():  # clipped, or the shard of another
+        losses = objective.losses(chart.thetas(coefficients))
+        rise = float((losses - sweep.center_loss).abs().max())
     fresh = objective.under("recalibrate").losses(chart.thetas(coefficients))
     gap = float((fresh - losses).abs().max())
     if not gap <= _SHARE * rise:

@@ -247,6 +247,7 @@ def merge(sweeps: Sequence[Sweep]) -> Sweep:
         fields=fields,
         done=done,
         settings=_without_shard(first.settings),
+        caveats={**first.caveats, "clipped_share": float(np.isposinf(fields["loss"]).mean())},
         wall_time=sum(sweep.wall_time for sweep in sweeps),
         num_products=sum(sweep.num_products for sweep in sweeps),
         notes=tuple(dict.fromkeys(note for sweep in sweeps for note in sweep.notes)),
