@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from landscape.slices.directions import random_directions as random_directions
     from landscape.slices.options import SweepOptions as SweepOptions
     from landscape.slices.radius import suggest_radius as suggest_radius
+    from landscape.slices.recorder import TrajectoryRecorder as TrajectoryRecorder
+    from landscape.slices.recorder import load_trajectory as load_trajectory
     from landscape.slices.sweep import Sweep as Sweep
     from landscape.slices.sweep import merge as merge
     from landscape.slices.sweeping import grid as grid
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
     from landscape.slices.sweeping import lines as lines
     from landscape.slices.sweeping import plane as plane
     from landscape.slices.sweeping import plane_through as plane_through
+    from landscape.slices.topology import Topology as Topology
+    from landscape.slices.topology import topology as topology
+    from landscape.slices.trajectory import Trajectory as Trajectory
+    from landscape.slices.trajectory import trajectory as trajectory
     from landscape.slices.verification import verify as verify
     from landscape.store import Results as Results
     from landscape.store import open_results as open_results
@@ -68,6 +74,9 @@ _HOMES = {
     "Direction": "landscape.slices.directions",
     "Sweep": "landscape.slices.sweep",
     "SweepOptions": "landscape.slices.options",
+    "Topology": "landscape.slices.topology",
+    "Trajectory": "landscape.slices.trajectory",
+    "TrajectoryRecorder": "landscape.slices.recorder",
     "direction_towards": "landscape.slices.directions",
     "eigenvector_directions": "landscape.slices.directions",
     "eigsh": "landscape.curvature.eigen",
@@ -76,6 +85,7 @@ _HOMES = {
     "line": "landscape.slices.sweeping",
     "lines": "landscape.slices.sweeping",
     "load_objective": "landscape.request",
+    "load_trajectory": "landscape.slices.recorder",
     "merge": "landscape.slices.sweep",
     "moment_directions": "landscape.slices.directions",
     "open_results": "landscape.store",
@@ -87,6 +97,8 @@ _HOMES = {
     "spectral_density": "landscape.curvature.density",
     "suggest_radius": "landscape.slices.radius",
     "trace": "landscape.curvature.trace",
+    "topology": "landscape.slices.topology",
+    "trajectory": "landscape.slices.trajectory",
     "verify": "landscape.slices.verification",
 }
 

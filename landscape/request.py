@@ -7,6 +7,7 @@ which wins over what the checkpoint says of itself. Importing this page loads no
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ DEFAULT_PROBES = ("metrics", "eigenvalues", "trace", "density")
 PROBES = (*DEFAULT_PROBES, *SLICE_PROBES)
 NUM_PAIRS = 10  # eigenpairs, unless asked otherwise
 
+_RECORDED = re.compile(r"step_\d+\.pt")  # what a TrajectoryRecorder writes
 _TOML = "landscape.toml"
 _TOML_KEYS = ("model", "model_arguments", "data", "data_arguments", "loss")
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -220,8 +222,14 @@ def load_objective(
 
 
 def checkpoints_in(path: str | os.PathLike[str]) -> list[Path]:
-    """The checkpoints of the family in a folder; any other path is a checkpoint itself."""
+    """The checkpoints of the family, or of the recorded run, in a folder, in order.
+
+    Any other path is a checkpoint itself.
+    """
     folder = Path(path).expanduser()
+    recorded = [one for one in folder.glob("step_*.pt") if _RECORDED.fullmatch(one.name)]
+    if recorded:
+        return sorted(recorded, key=lambda one: int(one.stem.removeprefix("step_")))
     if not ((folder / "family.h5").is_file() or (folder / ".state").is_dir()):
         return [folder]
     from landscape.trainers.family import load_family

@@ -37,10 +37,11 @@ _COLUMNS = {
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for all that is made.")] = Path("demo-output"),
 ) -> None:
-    """Train three small networks on digits, measure their curvature, compare and draw them."""
+    """Train three small networks on digits, measure curvature and slices, compare and draw them."""
     from landscape import store
-    from landscape.cli.plot import draw
+    from landscape.cli.plot import animate, draw
     from landscape.probing import probe, result_path
+    from landscape.request import DEFAULT_PROBES, Plan
     from landscape.trainers import train
 
     rates = ", ".join(f"{rate:g}" for rate in _LEARNING_RATES)
@@ -57,7 +58,7 @@ def demo(
         bar.finish()
         for checkpoint in family:
             print(f"  {checkpoint}", flush=True)
-            probe(checkpoint, progress=bar.report)
+            probe(checkpoint, plan=Plan((*DEFAULT_PROBES, "plane")), progress=bar.report)
             bar.finish()
             files.append(result_path(checkpoint))
     table = store.open_results(files).table().sort_values("recipe.learning_rate")
@@ -67,4 +68,5 @@ def demo(
     print("\nFigures:")
     for path in draw(files, out=out, by="recipe.learning_rate", suffix="png"):
         print(f"  {path}")
+    print(f"  {animate(files, out / 'planes.gif', out=None, by='recipe.learning_rate')}")
     print(f"\nNext: landscape info {files[0]}")
