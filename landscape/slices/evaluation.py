@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,18 +11,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from landscape.errors import RequestError
 from landscape.objective import Objective
 from landscape.slices.chart import Chart
 from landscape.slices.execution import BatchNormMode, Execution, Place, Runner
 from landscape.slices.first_layer import FirstLayer
-from landscape.slices.measures import GRADIENT_FIELDS, Center, Measures, subset_error
+from landscape.slices.measures import GRADIENT_FIELDS, Center, Measures, Part, subset_error
 
 __all__ = ["Evaluator", "Stop"]
 
 Values = dict[str, NDArray[np.float64]]
+Counts = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 _STREAMED_CHUNKS = 64  # in one pass over data that have to be read anew in each
 _LEAST_EXAMPLES = 30  # before a standard error is believed
+# Of the loss at the center when examples are put into other batches: rounding, and no more.
+_ORDER_RTOL = {torch.float64: 1e-9, torch.float32: 1e-4}
+_LOW_PRECISION_RTOL = 1e-2
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,9 @@ class Evaluator:
             parts = self._runner.parts()
         totals = [float(part.constants["total"]) for part in parts]
         self.center: Center = measures.center(parts, totals)
-        self._whole = _added([part.constants for part in parts])
+        self._check(parts)
+        self._seen = _cumulative([part.constants for part in parts])
+        self._whole = {name: float(rows[-1]) for name, rows in self._seen.items() if rows.ndim == 1}
         self._parts = self._runner.released(parts)
         self.passes = 1.0
 
@@ -100,7 +108,7 @@ class Evaluator:
 
     def values(self, coefficients: Tensor) -> Values:
         """All fields at coefficients (P, k), float64: arrays (P, ...) by name."""
-        chunks = coefficients.split(self.execution.chunk)
+        chunks = torch.split(coefficients, self.execution.chunk)
         with self._runner.running():
             places = [self._runner.place(chunk) for chunk in chunks]
             sums = self._sums(places)
@@ -110,66 +118,101 @@ class Evaluator:
         }
         return values | self._apart_from_the_data(places)
 
-    def _sums(self, places: Sequence[Place]) -> list[tuple[Values, Values, NDArray[np.bool_]]]:
-        """Sums over the parts that each point saw, the constants of those parts, and clipped."""
+    def _check(self, parts: Sequence[Part]) -> None:
+        """Whether points may be left early as they were asked to be."""
+        name = self.objective.loss_function.name
+        if self._stop.clip is not None and not all(part.is_bounded for part in parts):
+            raise RequestError(
+                f"clip leaves a point as soon as its loss is certain to be above it, and the loss "
+                f"{name!r} may be negative for some examples. Leave clip out, or name a loss that "
+                "never is, such as 'cross_entropy'."
+            )
+        if self._stop.error is None:
+            return
+        expected = self.objective.loss(self.chart.center)
+        rtol = _ORDER_RTOL.get(self.objective.space.dtype, _LOW_PRECISION_RTOL)
+        if not abs(self.center.loss - expected) <= rtol * max(abs(expected), 1.0):
+            raise RequestError(
+                "stop_error sees the examples in batches of its own, and the loss at the center is "
+                f"then {self.center.loss:.6g} instead of {expected:.6g}: some module lets the "
+                "examples of a batch feel each other. Leave stop_error out."
+            )
+
+    def _sums(self, places: Sequence[Place]) -> list[tuple[Values, Counts, Flags]]:
+        """Sums over the parts that each point saw, how many those are, and whether it is clipped.
+
+        The parts come in one order, so that their number tells which a point saw.
+        """
         sums: list[Values] = [{} for _ in places]
-        seen: list[Values] = [{} for _ in places]
-        active = [torch.arange(len(place)) for place in places]
+        active = [np.arange(len(place)) for place in places]
+        parts_seen = [np.zeros(len(place), dtype=np.int64) for place in places]
         clipped = [np.zeros(len(place), dtype=bool) for place in places]
         for index, part in enumerate(self._runner.renewed(self._parts)):
             for number, place in enumerate(places):
-                if not len(active[number]):
+                points = active[number]
+                if not len(points):
                     continue
-                whole = len(active[number]) == len(place)
-                chosen = place if whole else place.select(active[number])
-                added = self._runner.sums(chosen, part, index)
-                points = active[number].numpy()
-                for name, values in added.items():
+                whole = len(points) == len(place)
+                chosen = place if whole else place.select(torch.as_tensor(points))
+                for name, values in self._runner.sums(chosen, part, index).items():
                     _add(sums[number], name, points, values.cpu().numpy(), len(place))
-                for name, constant in part.constants.items():
-                    repeated = constant.numpy()[None].repeat(len(points), axis=0)
-                    _add(seen[number], name, points, repeated, len(place))
+                parts_seen[number][points] += 1
                 self.passes += len(points) * part.size / self.objective.batches.num_examples
-                stay, beyond = self._staying(points, sums[number], seen[number])
+                stay, beyond = self._staying(points, sums[number], index)
                 clipped[number][points[beyond]] = True
-                active[number] = torch.as_tensor(points[stay])
+                active[number] = points[stay]
             if not any(len(points) for points in active):
                 break
-        return list(zip(sums, seen, clipped, strict=True))
+        return list(zip(sums, parts_seen, clipped, strict=True))
 
-    def _staying(
-        self, points: NDArray[np.int64], sums: Values, seen: Values
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which points go on, and which are beyond the clip."""
+    def _staying(self, points: Counts, sums: Values, index: int) -> tuple[Flags, Flags]:
+        """Which points go on after the part of this index, and which are beyond the clip."""
         beyond = np.zeros(len(points), dtype=bool)
         stay = np.ones(len(points), dtype=bool)
         if self._stop.clip is not None:
             beyond = sums["total"][points] / self.objective.total_weight > self._stop.clip
             stay &= ~beyond
-        if self._stop.error is not None and self.measures.is_paired:
+        count = self._seen["count"][index]
+        if self._stop.error is not None and count >= _LEAST_EXAMPLES:
             for position, point in enumerate(points):
-                count = seen["count"][point]
-                if stay[position] and count >= _LEAST_EXAMPLES:
-                    error = self._point(sums, seen, int(point))["standard_error"]
-                    left = subset_error(error, float(count), self._whole["count"])
+                if stay[position]:
+                    error = self._point(sums, point, index)["standard_error"]
+                    left = subset_error(error, count, self._whole["count"])
                     stay[position] = not left < self._stop.error
         return stay, beyond
 
-    def _point(self, sums: Values, seen: Values, point: int) -> dict[str, float]:
+    def _point(self, sums: Values, point: int, index: int) -> dict[str, float]:
+        """The loss and its error at a point that saw the parts up to this index."""
         numbers = ("total", "difference", "difference_squared", "difference_weighted")
         return self.measures.values(
             {name: float(sums[name][point]) for name in numbers if name in sums},
-            {name: float(seen[name][point]) for name in seen if seen[name].ndim == 1},
+            {name: float(rows[index]) for name, rows in self._seen.items() if rows.ndim == 1},
             self._whole,
             self.center,
         )
 
-    def _finished(self, sums: Values, seen: Values, clipped: NDArray[np.bool_]) -> Values:
+    def _finished(self, sums: Values, parts_seen: Counts, clipped: Flags) -> Values:
         """Fields (C, ...) from what was added up."""
-        points = [self._point(sums, seen, point) for point in range(len(clipped))]
+        last = parts_seen - 1
+        points = [self._point(sums, point, index) for point, index in enumerate(last)]
         found = {name: np.asarray([point[name] for point in points]) for name in points[0]}
         found["loss"][clipped] = math.inf
         found["standard_error"][clipped] = math.nan
+        seen = {name: rows[last] for name, rows in self._seen.items()}
+        means = self._means(sums, seen)
+        if self._stop.error is None:
+            # Left at the clip in the order of the data: what was seen stands for nothing.
+            for values in means.values():
+                values[last < len(self._parts) - 1] = math.nan
+        else:
+            found["num_examples"] = seen["count"]
+            share = seen["count"] / self._whole["count"]
+            found["subset_error"] = found["standard_error"] * np.sqrt(1 - share)
+        return found | means
+
+    def _means(self, sums: Values, seen: Values) -> Values:
+        """Fields that are means over what was seen."""
+        found: Values = {}
         with np.errstate(invalid="ignore", divide="ignore"):
             if "accuracy" in self.measures.names:
                 found["accuracy"] = sums["right"] / seen["counted"]
@@ -179,14 +222,6 @@ class Evaluator:
                 found["class_accuracy"] = sums["class_right"] / seen["class_count"]
             for name in self.measures.metrics:
                 found[name] = sums[f"metric_{name}"] / seen["count"]
-        if self._stop.error is not None:
-            found["num_examples"] = seen["count"]
-            found["subset_error"] = np.asarray(
-                [
-                    subset_error(error, count, self._whole["count"])
-                    for error, count in zip(found["standard_error"], seen["count"], strict=True)
-                ]
-            )
         return found
 
     def _apart_from_the_data(self, places: Sequence[Place]) -> Values:
@@ -218,27 +253,25 @@ class Evaluator:
                     for batch in objective.batches:
                         leaves = objective.leaves(theta)
                         total = objective.term(leaves, batch, buffers).total
+                        if not total.requires_grad:
+                            raise RequestError(
+                                f"the loss {objective.loss_function.name!r} carries no gradient "
+                                "(detached, or under no_grad): leave gradient_norm and slope out."
+                            )
                         blocks = torch.autograd.grad(total, leaves, materialize_grads=True)
                         gradient += objective.space.flatten(blocks)
                     yield gradient / objective.total_weight
 
 
-Progress = Callable[[int, int, str], None]
-
-
-def _add(
-    sums: Values,
-    name: str,
-    points: NDArray[np.int64],
-    values: NDArray[np.float64],
-    count: int,
-) -> None:
+def _add(sums: Values, name: str, points: Counts, values: NDArray[np.float64], count: int) -> None:
     if name not in sums:
         sums[name] = np.zeros((count, *values.shape[1:]))
     sums[name][points] += values
 
 
-def _added(constants: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """The constants of one number each, over all parts."""
-    names = [name for name, value in constants[0].items() if value.ndim == 0]
-    return {name: math.fsum(float(part[name]) for part in constants) for name in names}
+def _cumulative(constants: Sequence[Mapping[str, Tensor]]) -> Values:
+    """The constants (parts, ...) of all parts up to each."""
+    return {
+        name: np.cumsum(np.stack([part[name].numpy() for part in constants]), axis=0)
+        for name in constants[0]
+    }

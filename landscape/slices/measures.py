@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from landscape.accuracy import correctness
+from landscape.accuracy import Correctness, correctness
 from landscape.errors import RequestError, unknown_choice
 from landscape.losses import Term
 from landscape.objective import Objective
@@ -24,6 +24,21 @@ Sums = dict[str, Tensor]  # each (C, ...) float64: what a part of the data adds,
 
 GRADIENT_FIELDS = ("gradient_norm", "slope")
 FIELDS = ("loss", "accuracy", "class_loss", "class_accuracy", "penalty", *GRADIENT_FIELDS)
+# Other names of a sweep and of the record that it becomes, which a metric may not have.
+_TAKEN = frozenset({*FIELDS, "standard_error", "subset_error", "num_examples", "done", "cosine"})
+_TAKEN |= {
+    "direction",
+    "other_direction",
+    "direction_norm",
+    "class",
+    "mark",
+    "parameter",
+    *"abcdef",
+}
+_NEVER_NEGATIVE = (
+    *(nn.CrossEntropyLoss, nn.BCELoss, nn.BCEWithLogitsLoss),
+    *(nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +50,9 @@ class Part:
         size: number of examples.
         sums: (b,) weighted loss of each example at the center; None where they are not told apart.
         weights: (b,) their weights.
-        classes: (elements, K) one-hot, where classes are measured.
+        classes: (elements,) class of each, K where it is left out; where classes are measured.
+        constants: sums over the part that are the same at every point, in float64 on the CPU.
+        is_bounded: whether no loss of the part can be below 0, wherever the weights are.
     """
 
     batch: object
@@ -44,6 +61,7 @@ class Part:
     weights: Tensor | None = None
     classes: Tensor | None = None
     constants: Mapping[str, Tensor] = field(default_factory=dict)
+    is_bounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,8 +103,10 @@ class Measures:
             )
         self.metrics = dict(metrics or {})
         for name in self.metrics:
-            if name in FIELDS or name in ("standard_error", "num_examples"):
-                raise RequestError(f"the metric {name!r} has the name of a field. Rename it.")
+            if name in _TAKEN:
+                raise RequestError(
+                    f"the metric {name!r} has the name of a field or an axis. Rename it."
+                )
         self.objective, self.penalty = objective, penalty
         with objective.evaluation(), torch.no_grad():
             batch = next(iter(objective.batches))
@@ -97,6 +117,7 @@ class Measures:
         if any(name.startswith("class_") for name in fields):
             self.num_classes = _num_classes(objective, term)
         self.names = [name for name in fields if name != "accuracy" or told is not None]
+        self._counts_right = "accuracy" in self.names or self.num_classes > 0
         if self.metrics and term.output is None:
             raise RequestError(
                 "metrics take (output, target), and this loss takes the whole model. Put the "
@@ -116,18 +137,29 @@ class Measures:
             found["difference"] = difference.sum()
             found["difference_squared"] = difference.square().sum()
             found["difference_weighted"] = (difference * part.weights).sum()
-        told = correctness(self.objective.loss_function, term)
+        told = self._told(term)
         if told is not None:
             found["right"] = told.right.double().sum()
         if part.classes is not None:
             assert term.losses is not None
             assert told is not None
-            found["class_total"] = term.losses.double().reshape(-1) @ part.classes
-            found["class_right"] = told.right.double().reshape(-1) @ part.classes
+            # Not a product with zeros and ones: infinite in one class would be NaN in the others.
+            found["class_total"] = self._by_class(part.classes, term.losses)
+            found["class_right"] = self._by_class(part.classes, told.right)
         for name, metric in self.metrics.items():
-            values = metric(*_both(term))
-            found[f"metric_{name}"] = values.double().mean() * part.size
+            values = torch.as_tensor(metric(*_both(term)), dtype=torch.float64)
+            found[f"metric_{name}"] = values.mean() * part.size
         return found
+
+    def _told(self, term: Term) -> Correctness | None:
+        if not self._counts_right:
+            return None
+        return correctness(self.objective.loss_function, term)
+
+    def _by_class(self, classes: Tensor, elements: Tensor) -> Tensor:
+        """Sums (K,) over the elements of each class."""
+        zeros = elements.new_zeros(self.num_classes + 1, dtype=torch.float64)
+        return zeros.index_add(0, classes, elements.double().reshape(-1))[:-1]
 
     # -- at the center -------------------------------------------------------------------------
 
@@ -146,7 +178,7 @@ class Measures:
             constants["total"] = sums.sum().cpu()
             constants["weight"] = weights.sum().cpu()
             constants["weight_squared"] = weights.square().sum().cpu()
-        told = correctness(self.objective.loss_function, term)
+        told = self._told(term)
         if told is not None:
             constants["counted"] = told.counted.double().sum().cpu()
         if self.num_classes:
@@ -154,15 +186,24 @@ class Measures:
             assert term.target is not None
             assert term.weights is not None
             labels = term.target.reshape(-1).long()
-            counted = told.counted.reshape(-1)
-            classes = torch.zeros(
-                len(labels), self.num_classes, dtype=torch.float64, device=labels.device
-            )
-            rows = counted.nonzero().squeeze(1)
-            classes[rows, labels[rows]] = 1.0
-            constants["class_weight"] = (term.weights.double().reshape(-1) @ classes).cpu()
-            constants["class_count"] = classes.sum(0).cpu()
-        return Part(batch, size, sums, weights, classes, constants)
+            classes = labels.masked_fill(~told.counted.reshape(-1), self.num_classes)
+            constants["class_weight"] = self._by_class(classes, term.weights).cpu()
+            constants["class_count"] = self._by_class(classes, told.counted).cpu()
+        return Part(batch, size, sums, weights, classes, constants, self._is_bounded(term))
+
+    def _is_bounded(self, term: Term) -> bool:
+        """Whether the losses of these targets are 0 or more at every output."""
+        function = self.objective.loss_function.function
+        if type(function) not in _NEVER_NEGATIVE or term.target is None:
+            return False
+        weights = [getattr(function, name, None) for name in ("weight", "pos_weight")]
+        if any(weight is not None and bool((weight < 0).any()) for weight in weights):
+            return False
+        if isinstance(function, (nn.BCELoss, nn.BCEWithLogitsLoss)):
+            return bool(((term.target >= 0) & (term.target <= 1)).all())
+        if isinstance(function, nn.CrossEntropyLoss) and term.target.is_floating_point():
+            return bool((term.target >= 0).all())
+        return True
 
     def center(self, parts: Sequence[Part], totals: Sequence[float]) -> Center:
         """Loss at the center, from each part's total there."""
@@ -192,6 +233,8 @@ class Measures:
         is_whole = seen["count"] == whole["count"]
         found = {"loss": sums["total"] / total_weight, "standard_error": math.nan}
         if not self.is_paired:
+            return found
+        if not seen["weight"] > 0:  # only what is left out
             return found
         mean = sums["difference"] / seen["weight"]
         if not is_whole:
