@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,29 +15,23 @@ from landscape.errors import RequestError, unknown_choice
 from landscape.fingerprint import fingerprint
 from landscape.objective import Objective
 from landscape.slices import caveats, refinement
+from landscape.slices.axes import Radius, evenly_spaced, points_of_grid, points_of_lines
 from landscape.slices.chart import Chart
 from landscape.slices.directions import Direction, cosines
-from landscape.slices.evaluation import Evaluator, Stop
-from landscape.slices.execution import BatchNormMode, Execution, can_resize
+from landscape.slices.execution import BatchNormMode
 from landscape.slices.ledger import Ledger
-from landscape.slices.measures import Center, Measures
 from landscape.slices.options import SweepOptions
 from landscape.slices.quadratic import expand
 from landscape.slices.radius import suggest_radius
 from landscape.slices.sweep import AXES, Sweep
-from landscape.slices.trial import choose
+from landscape.slices.work import Work
 
 __all__ = ["Radius", "grid", "line", "lines", "plane", "plane_through"]
 
 Array = NDArray[np.float64]
-# One number for all axes, or for each axis a number or (low, high); "auto" looks for one.
-Radius = float | Literal["auto"] | Sequence[float | tuple[float, float]]
-
 _BN_MODES = ("eval", "batch", "recalibrate", "interpolate")
-_NEVER_NEGATIVE = ("cross_entropy", "mse", "bce")
 _MARGIN = 0.25  # around three checkpoints, in units of the longest axis of their triangle
 _NOT_FILLED = ("standard_error", "subset_error", "num_examples")  # in between measured points
-_SMALLEST_BATCHES = 16  # that a data set is cut into where points may be left early
 
 
 def line(
@@ -247,14 +240,21 @@ def _carried_out(objective: Objective, request: _Request, options: SweepOptions)
             )
         objectives[f"{name}_"] = other.under(policy)
     chart = _chart(objective, request, mode)
-    coordinates = _coordinates(objective, chart, request)
-    coefficients = _coefficients(chart, coordinates, request.kind)
+    coordinates = _coordinates(objectives[""], chart, request)
+    if request.kind == "lines":
+        coefficients = points_of_lines(coordinates[1], chart.num_axes)
+    else:
+        coefficients = points_of_grid(coordinates)
+    if options.shard is not None and options.shard[1] > len(coefficients):
+        raise RequestError(
+            f"shard is {options.shard}, but there are {len(coefficients)} points: give as many "
+            "parts at most."
+        )
     settings = _settings(objective, request, mode, coordinates, options)
-    clip = _clip(objectives, options)
     ledger = Ledger(
         len(coefficients), {"provenance": objective.provenance(), **settings}, options.state
     )
-    work = _Work(objectives, chart, coefficients, request.fields, mode, options, clip, ledger)
+    work = Work(objectives, chart, coefficients, request.fields, mode, options, ledger)
     shape = tuple(len(axis) for axis in coordinates)
     apart = int(request.kind == "lines")  # nothing lies between two directions
     measured = work.measure(shape, apart)
@@ -292,111 +292,6 @@ def _carried_out(objective: Objective, request: _Request, options: SweepOptions)
     return replace(sweep, wall_time=time.perf_counter() - began)
 
 
-class _Work:
-    """Measures points into a ledger, chunk by chunk."""
-
-    def __init__(
-        self,
-        objectives: Mapping[str, Objective],
-        chart: Chart,
-        coefficients: Tensor,
-        fields: Sequence[str],
-        bn: BatchNormMode,
-        options: SweepOptions,
-        clip: float | None,
-        ledger: Ledger,
-    ) -> None:
-        self._chart, self._coefficients = chart, coefficients
-        self._options, self._ledger = options, ledger
-        main = objectives[""]
-
-        def measures(objective: Objective) -> Measures:
-            return Measures(objective, fields, metrics=options.metrics, penalty=options.penalty)
-
-        execution = options.execution
-        if ledger.execution is not None:
-            execution = Execution(**ledger.execution)  # type: ignore[arg-type]
-        largest = main.batches.num_examples // _SMALLEST_BATCHES
-        choice = choose(
-            main,
-            chart,
-            measures,
-            coefficients,
-            bn=bn,
-            execution=execution,
-            largest_batch=max(1, largest) if options.stop_error is not None else None,
-        )
-        ledger.execution = dict(vars(choice.execution))
-        self.notes = (f"evaluated: {choice.execution}", *choice.notes)
-        self._evaluators = {
-            name: Evaluator(
-                objective,
-                chart,
-                measures(objective),
-                choice.execution
-                if can_resize(objective)
-                else replace(choice.execution, batch_size=None),
-                bn=bn,
-                stop=Stop(options.stop_error, clip, options.seed),
-                compiled=choice.compiled if objective is main else None,
-            )
-            for name, objective in objectives.items()
-        }
-
-    @property
-    def center(self) -> Center:
-        """Of the objective itself."""
-        return self._evaluators[""].center
-
-    def measure(self, shape: tuple[int, ...], apart: int) -> NDArray[np.bool_]:
-        """All points, or those that a refinement asks for; which were measured."""
-        try:
-            if self._options.tolerance is not None:
-                if refinement.coarsest_stride(shape[apart:]) == 1:
-                    num = ", ".join(map(str, shape[apart:]))
-                    self.notes += (
-                        f"tolerance left nothing out: of num={num} each less 1 would have to be "
-                        "even and 16 or more, as 33 is",
-                    )
-                return refinement.refine(
-                    shape,
-                    self._evaluate,
-                    lambda: self._loss(shape),
-                    self._options.tolerance,
-                    apart=apart,
-                )
-            points = np.arange(len(self._coefficients))
-            if self._options.shard is not None:
-                index, count = self._options.shard
-                points = np.array_split(points, count)[index]
-            self._evaluate(points)
-        finally:
-            self._ledger.write()
-        return self._ledger.done.reshape(shape)
-
-    def _loss(self, shape: tuple[int, ...]) -> Array:
-        return self._ledger.rows["loss"].reshape(shape).copy()
-
-    def _evaluate(self, points: NDArray[np.int64]) -> None:
-        size = self._evaluators[""].points_at_a_time
-        # Chunks are cut before what is done is taken out: a chunk that goes on after a kill holds
-        # the same points, and so has the same bits.
-        for start in range(0, len(points), size):
-            chunk = points[start : start + size]
-            if self._ledger.done[chunk].all():
-                continue
-            coefficients = self._coefficients[torch.as_tensor(chunk)]
-            found = {
-                f"{prefix}{name}": values
-                for prefix, evaluator in self._evaluators.items()
-                for name, values in evaluator.values(coefficients).items()
-            }
-            self._ledger.enter(chunk, found)
-            if self._options.progress is not None:
-                done = int(self._ledger.done.sum())
-                self._options.progress(done, len(self._coefficients), "")
-
-
 def _chart(objective: Objective, request: _Request, mode: BatchNormMode) -> Chart:
     directions = list(request.directions)
     if not directions:
@@ -409,6 +304,8 @@ def _chart(objective: Objective, request: _Request, mode: BatchNormMode) -> Char
             raise RequestError(f"direction {index + 1} is not finite. Give finite numbers.")
     center = objective.theta if request.center is None else request.center
     objective.space.check(center)
+    if not center.isfinite().all():
+        raise RequestError("the center is not finite. Give a point of finite weights.")
     steps = tuple(getattr(direction, "buffers", {}) for direction in directions)
     if mode == "interpolate" and not any(steps):
         raise RequestError(
@@ -420,49 +317,15 @@ def _chart(objective: Objective, request: _Request, mode: BatchNormMode) -> Char
 
 
 def _coordinates(objective: Objective, chart: Chart, request: _Request) -> tuple[Array, ...]:
-    k = 1 if request.kind == "lines" else chart.num_axes
-    num = request.num
-    counts = [num] * k if isinstance(num, int) else [int(count) for count in num]
-    if len(counts) != k or any(count < 1 for count in counts):
-        raise RequestError(f"num is {num!r}, expected {k} number(s) of points, each 1 or more.")
+    is_lines = request.kind == "lines"
     radius = request.radius
     if isinstance(radius, str):
         if radius != "auto":
             raise unknown_choice("radius", radius, ["auto"])
         found = [suggest_radius(objective, vector, center=chart.center) for vector in chart.vectors]
-        radius = [min(found)] if request.kind == "lines" else found
-    ends = [radius] * k if isinstance(radius, (int, float)) else list(radius)
-    if len(ends) != k:
-        raise RequestError(f"radius is {radius!r}, expected one number, or {k} of them.")
-    axes = tuple(_axis(end, count) for end, count in zip(ends, counts, strict=True))
-    if request.kind == "lines":
-        return (np.arange(chart.num_axes, dtype=np.float64), *axes)
-    return axes
-
-
-def _axis(end: float | tuple[float, float], count: int) -> Array:
-    low, high = (-end, end) if isinstance(end, (int, float)) else (float(end[0]), float(end[1]))
-    if not (np.isfinite([low, high]).all() and low < high):
-        raise RequestError(
-            f"an axis from {low} to {high}: expected a radius above 0, or finite (low, high)."
-        )
-    if count == 1:
-        return np.asarray([(low + high) / 2])
-    axis = np.linspace(low, high, count)
-    # An odd axis around the center goes through it exactly, and both halves are equal.
-    return (axis - axis[::-1]) / 2 if low == -high else axis
-
-
-def _coefficients(chart: Chart, coordinates: tuple[Array, ...], kind: str) -> Tensor:
-    """(P, k) float64: the points in the order of the flattened grid."""
-    if kind == "lines":
-        (_, axis) = coordinates
-        each = torch.zeros(chart.num_axes, len(axis), chart.num_axes, dtype=torch.float64)
-        for index in range(chart.num_axes):
-            each[index, :, index] = torch.as_tensor(axis)
-        return each.flatten(0, 1)
-    grids = np.meshgrid(*coordinates, indexing="ij")
-    return torch.as_tensor(np.stack([one.ravel() for one in grids], axis=1))
+        radius = [min(found)] if is_lines else found
+    axes = evenly_spaced(1 if is_lines else chart.num_axes, request.num, radius)
+    return (np.arange(chart.num_axes, dtype=np.float64), *axes) if is_lines else axes
 
 
 def _settings(
@@ -511,17 +374,3 @@ def _digest(*vectors: Tensor) -> str:
 
 def _moves(buffer: Tensor) -> bool:
     return buffer.is_floating_point()
-
-
-def _clip(objectives: Mapping[str, Objective], options: SweepOptions) -> float | None:
-    """The clip, where leaving a point at it is safe."""
-    if options.clip is None:
-        return None
-    for objective in objectives.values():
-        name = objective.loss_function.name
-        if name not in _NEVER_NEGATIVE and not objective.loss_function.is_pointwise:
-            raise RequestError(
-                f"clip leaves a point as soon as its loss is certain to be above it, and the loss "
-                f"{name!r} may be negative for some examples. Leave clip out."
-            )
-    return options.clip
