@@ -43,9 +43,10 @@ def evenly_spaced(
 
 def _axis(end: Ends, count: int) -> Array:
     given = np.asarray(end, dtype=np.float64)
-    low, high = (-given, given) if given.ndim == 0 else given if given.shape == (2,) else (0, 0)
-    if not (np.isfinite([low, high]).all() and low < high):
+    both = np.stack([-given, given]) if given.ndim == 0 else given
+    if both.shape != (2,) or not np.isfinite(both).all() or not both[0] < both[1]:
         raise RequestError(f"an axis of {end!r}: expected a radius above 0, or finite (low, high).")
+    low, high = both.tolist()
     if count == 1:
         return np.asarray([(low + high) / 2])
     axis = np.linspace(low, high, count)
