@@ -239,7 +239,6 @@ def _orthogonalized(rows: Tensor) -> Tensor:
     for index in range(1, min(num, entries)):
         for _ in range(2):
             for earlier in found[:index]:
-                squares = earlier.square().sum(-1, keepdim=True)
                 shared = (found[index] * earlier).sum(-1, keepdim=True)
-                found[index] -= earlier * torch.where(squares > 0, shared / squares, 0.0)
+                found[index] -= earlier * (shared / earlier.square().sum(-1, keepdim=True))
     return found

@@ -8,6 +8,7 @@ follow there, too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -84,10 +85,9 @@ def neuron_rescalings(objective: Objective) -> list[Rescaling]:
     generator = np.random.default_rng(0)
     found = []
     with objective.evaluation(), torch.no_grad():
-        buffers = objective.buffers_at(objective.theta)
 
         def outputs(theta: Tensor) -> Tensor:
-            term: Term = objective.term(objective.space.split(theta), batch, buffers)
+            term: Term = objective.term(objective.space.split(theta), batch)
             return term.total if term.output is None else term.output
 
         before = outputs(objective.theta)
@@ -138,14 +138,15 @@ def rescaling_change(
         return None
     theta = rescaled(objective, rescalings, seed)
     rtol = _LOSS_RTOL.get(objective.space.dtype, _LOW_PRECISION_RTOL)
-    if not abs(objective.loss(theta) - objective.value) <= rtol * abs(objective.value):
+    scale = max(abs(objective.value), losses.abs().max().item())
+    if not abs(objective.loss(theta) - objective.value) <= rtol * scale:
         return None
     directions = make_directions(theta).to(theta.device, torch.float64)
     change = 0.0
     for point, loss in zip(coefficients.to(directions), losses.tolist(), strict=True):
         moved = objective.loss((theta + point @ directions).to(theta))
         difference = abs(moved - loss)
-        change = max(change, difference if np.isfinite(difference) else float("inf"))
+        change = max(change, difference if math.isfinite(difference) else math.inf)
     return change
 
 
@@ -167,14 +168,15 @@ def _executed(objective: Objective, outputs: Callable[[Tensor], Tensor]) -> list
     return order
 
 
-def _proposals(objective: Objective, order: list[str]) -> Iterator[Rescaling]:
+def _proposals(objective: Objective, order: Sequence[str]) -> Iterator[Rescaling]:
+    """A rescaling between each two neighbours in the order, where shapes and selection allow."""
     for producer, consumer in dict.fromkeys(pairwise(order)):
         made = _outputs(objective, producer)
-        if made is not None:
-            num, larger = made
-            smaller = _inputs(objective, consumer, num)
-            if smaller is not None:
-                yield Rescaling(producer, consumer, num, larger, smaller)
+        smaller = made and _inputs(objective, consumer, made[0])
+        if made and smaller:
+            needed = {piece.name for piece in (*made[1], smaller)}
+            if needed <= set(objective.space.names):
+                yield Rescaling(producer, consumer, *made, smaller)
 
 
 def _outputs(objective: Objective, name: str) -> tuple[int, tuple[_Piece, ...]] | None:
@@ -196,11 +198,10 @@ def _outputs(objective: Objective, name: str) -> tuple[int, tuple[_Piece, ...]] 
         view, factors = (num, -1), (num, 1)
     else:
         return None
-    pieces = [_piece(objective, f"{name}.weight", view, factors)]
+    pieces = [_Piece(f"{name}.weight", view, factors)]
     if bias is not None:
-        pieces.append(_piece(objective, f"{name}.bias", (num, -1), (num, 1)))
-    chosen = tuple(piece for piece in pieces if piece is not None)
-    return (num, chosen) if len(chosen) == len(pieces) else None
+        pieces.append(_Piece(f"{name}.bias", (num, -1), (num, 1)))
+    return num, tuple(pieces)
 
 
 def _inputs(objective: Objective, name: str, num: int) -> _Piece | None:
@@ -211,19 +212,11 @@ def _inputs(objective: Objective, name: str, num: int) -> _Piece | None:
         return None
     if isinstance(module, nn.Linear) and module.in_features % num == 0:
         # After a flatten a neuron is a block of inputs: its places in the image.
-        return _piece(objective, f"{name}.weight", (len(weight), num, -1), (num, 1))
+        return _Piece(f"{name}.weight", (len(weight), num, -1), (num, 1))
     if isinstance(module, _ConvTransposeNd) and module.in_channels == num:
-        return _piece(objective, f"{name}.weight", (num, -1), (num, 1))
+        return _Piece(f"{name}.weight", (num, -1), (num, 1))
     if isinstance(module, _ConvNd) and module.in_channels == num:
         groups, outputs, inputs = module.groups, len(weight) // module.groups, weight.shape[1]
         view, factors = (groups, outputs, inputs, -1), (groups, 1, inputs, 1)
-        return _piece(objective, f"{name}.weight", view, factors)
+        return _Piece(f"{name}.weight", view, factors)
     return None
-
-
-def _piece(
-    objective: Objective, name: str, view: tuple[int, ...], factors: tuple[int, ...]
-) -> _Piece | None:
-    """None for a parameter that is no coordinate, and so cannot be multiplied."""
-    name = objective.space.aliases.get(name, name)
-    return _Piece(name, view, factors) if name in objective.space.names else None

@@ -123,6 +123,15 @@ def test_a_state_dict_gives_what_its_optimizer_gives(frozen):
         assert vector.all()
 
 
+def test_moments_of_another_shape_are_refused_even_if_they_are_as_many():
+    objective, optimizer, _ = trained(adam)
+    state = copy.deepcopy(optimizer.state_dict())
+    state["state"][0]["exp_avg"] = state["state"][0]["exp_avg"].T
+    state["state"][0]["exp_avg_sq"] = state["state"][0]["exp_avg_sq"].T
+    with pytest.raises(RequestError, match=r"has shape \(4, 5\)"):
+        optimizer_moments(objective, state)
+
+
 def test_a_selection_gets_its_part_and_what_is_not_optimized_gets_zeros():
     whole, optimizer, _ = trained(adam)
     update = optimizer_moments(whole, optimizer)["update"]

@@ -225,6 +225,25 @@ def test_a_function_that_only_later_batches_tell_apart_is_not_compared():
     assert change_of(objective, "filter")[0] is None
 
 
+def test_outputs_are_compared_not_only_the_loss():
+    def blind(output, target):
+        return 1 + 0 * output.sum()
+
+    objective = Objective(mlp(nn.Tanh).double(), (normal(9, 4), torch.arange(9)), blind)
+    assert not neuron_rescalings(objective)
+
+
+def test_a_rescaled_slice_that_is_not_finite_is_an_infinite_change():
+    objective = objective_of("mlp")
+    change = rescaling_change(
+        objective,
+        lambda theta: torch.full((2, len(theta)), torch.nan),
+        COEFFICIENTS,
+        objective.losses(objective.theta.expand(4, -1)),
+    )
+    assert change == float("inf")
+
+
 def test_the_model_is_left_as_it_was():
     objective = objective_of("residual")
     hooks = sum(len(module._forward_pre_hooks) for module in objective.model.modules())
