@@ -320,7 +320,7 @@ def _opened(path: str | Path) -> Iterator[h5py.File]:
         ) from error
     with file:
         writer, version = (_decoded(file.attrs.get(name, "")) for name in _OWN_ATTRIBUTES)
-        if writer != _OWN_ATTRIBUTES["written_by"]:
+        if writer != _OWN_ATTRIBUTES["written_by"] or version == "":  # family.h5 has none
             raise RequestError(f"{path} is HDF5, but no result file of landscape. Name another.")
         if version > SCHEMA_VERSION:
             raise RequestError(

@@ -465,7 +465,14 @@ def of_a_newer_version(path: Path) -> None:
         file.attrs["schema_version"] = store.SCHEMA_VERSION + 1
 
 
-@pytest.mark.parametrize("spoil", [foreign_text, foreign_hdf5, cut_short, of_a_newer_version])
+def index_of_a_family(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.attrs["written_by"] = "landscape"
+
+
+@pytest.mark.parametrize(
+    "spoil", [foreign_text, foreign_hdf5, cut_short, of_a_newer_version, index_of_a_family]
+)
 def test_a_file_that_is_not_ours_is_refused_and_not_touched(tmp_path, spoil):
     path = tmp_path / "a.h5"
     spoil(path)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from landscape.cli.console import print_json
-from landscape.errors import RequestError
 
 __all__ = ["import_"]
 
@@ -32,8 +31,6 @@ def import_(
 
     sweep = read_surface(surface)
     target = out or surface.with_name(f"{surface.stem}-imported.h5")
-    if target.exists() and target.samefile(surface):
-        raise RequestError(f"{target} is the surface itself. Type another: --out FILE.h5.")
     (group,) = store.save(target, sweep, force=force)
     if as_json:
         print_json(

@@ -15,7 +15,8 @@ from landscape.exchange.grid import axes_of, fields_on_grid
 
 __all__ = ["units_path", "write_csv", "write_npz"]
 
-_JSON_ATTRIBUTES = ("settings", "provenance", "versions", "notes")  # as the store keeps them
+# Text in JSON, as the store and the sweeps keep it.
+_JSON_ATTRIBUTES = ("direction_recipes", "notes", "provenance", "settings", "versions")
 
 
 def write_csv(path: Path, record: xr.Dataset) -> tuple[str, ...]:

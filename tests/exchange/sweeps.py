@@ -35,6 +35,7 @@ def asymmetric_sweep(num_axes: int = 2, **changes: Any) -> Sweep:
             "direction_names": tuple(f"random {i}" for i in range(num_axes)),
             "direction_norms": np.arange(1.0, num_axes + 1),
             "cosines": np.eye(num_axes),
+            "recipes": tuple({"kind": "random", "index": i} for i in range(num_axes)),
             "center_loss": 0.0,
             "settings": {"num": [len(axis) for axis in coordinates], "seed": 0},
             "provenance": {"loss": "mse"},

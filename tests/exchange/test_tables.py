@@ -91,6 +91,7 @@ def test_numpy_reads_every_array_without_a_pickle(tmp_path, stored, num_axes):
     assert metadata["long_name"]["a"].startswith("along random 0")
     assert metadata["record"]["settings"] == {"num": list(sweep.shape), "seed": 0}
     assert metadata["record"]["notes"] == ["one"]
+    assert metadata["record"]["direction_recipes"][0] == {"kind": "random", "index": 0}
 
 
 def test_text_that_came_as_objects_needs_no_pickle_either(tmp_path):
