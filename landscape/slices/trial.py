@@ -7,24 +7,25 @@ some operations have no batching rule; a compiled function may be wrong.
 
 from __future__ import annotations
 
-import copy
+import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from landscape.batches import batch_length, slice_batch, tensors_of
-from landscape.errors import unknown_choice
+from landscape.batches import batch_length, tensors_of
+from landscape.errors import RequestError, unknown_choice
 from landscape.memory import available_bytes
 from landscape.objective import Objective
 from landscape.slices.chart import Chart
 from landscape.slices.execution import BatchNormMode, Execution, Runner, can_resize
 from landscape.slices.first_layer import FirstLayer
 from landscape.slices.measures import Measures
+from landscape.slices.sample import first_batch, first_examples
 
 __all__ = ["Choice", "ExecutionName", "choose"]
 
@@ -45,6 +46,9 @@ _GAIN = 0.97  # of the best time so far: less is within the noise of one measure
 _COMPILED_GAIN, _COMPILE_SECONDS = 0.08, 30.0
 _RTOL = {torch.float64: 1e-10, torch.float32: 1e-4}
 _LOW_PRECISION_RTOL = 1e-2
+_TIMED = 1 << 14  # evaluations of a chunk, each of a point on an example, that tell its speed
+# What an operation without a batching rule raises, and what cannot be joined.
+_IMPOSSIBLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -59,23 +63,6 @@ class Choice:
     execution: Execution
     compiled: Any = None
     notes: tuple[str, ...] = ()
-
-
-class _Few:
-    """The first examples of an objective, as the batches of another."""
-
-    is_cached = True
-
-    def __init__(self, batches: list[object]) -> None:
-        self._batches = batches
-        self.num_examples = sum(batch_length(batch) for batch in batches)
-        self.num_batches = len(batches)
-
-    def __iter__(self) -> Iterator[object]:
-        return iter(self._batches)
-
-    def __len__(self) -> int:
-        return self.num_batches
 
 
 def choose(
@@ -97,7 +84,7 @@ def choose(
         largest_batch: examples at a time, at most; where points may be left early.
 
     Raises:
-        RequestError: an unknown name.
+        RequestError: an unknown name, or a mode that this network cannot be evaluated in.
     """
     if isinstance(execution, Execution):
         compiled = _compiled(objective) if execution.mode == "compiled" else None
@@ -109,11 +96,7 @@ def choose(
     trial = _Trial(objective, chart, measures, coefficients, bn, largest_batch)
     if execution == "auto":
         return trial.search()
-    if execution == "compiled":
-        trial.try_sizes()
-        best = replace(trial.best, mode="compiled", chunk=1, reuse=False)
-        return Choice(best, _compiled(objective), tuple(trial.notes))
-    return trial.search_batched()
+    return trial.required_compiled() if execution == "compiled" else trial.required_batched()
 
 
 class _Trial:
@@ -135,37 +118,53 @@ class _Trial:
         self._whole = objective
         self._began = time.perf_counter()
         self.can_resize = can_resize(objective)
-        first = next(iter(objective.batches))
-        length = batch_length(first)
-        few = min(length, _SIZES[0]) if self.can_resize else length
-        self._sample = self._sampled([slice_batch(first, 0, few, length)])
+        few = first_examples(objective, _SIZES[0]) if self.can_resize else first_batch(objective)
+        self._sample = few
         self._largest = largest_batch or objective.batches.num_examples
-        self._reference = self._totals(Execution(), self._points(2))
+        self._reference = self._totals(Execution(), self._compared)
         self.best = Execution()
         self.best_seconds = self._seconds(self.best)  # of one point and one example
-        self.expected = self.best_seconds * len(coefficients) * objective.batches.num_examples
-        self._budget = max(_LEAST_SECONDS, _SHARE * self.expected)
-
-    def _sampled(self, batches: list[object]) -> Objective:
-        sample = copy.copy(self._whole)
-        sample.batches = _Few(batches)  # type: ignore[assignment]
-        return sample
 
     def search(self) -> Choice:
         """The fastest of all."""
-        batched = Execution("batched", min(_FIRST_CHUNK, len(self._coefficients)))
+        batched = self._first_batched()
         if self._fits(batched) and self._try(batched):
-            return self.search_batched()
+            return self._search_batched()
         self.try_sizes()
         self._try(replace(self.best, reuse=True))
         compiled = self._try_compiled() if self._compiling_pays() else None
         return Choice(self.best, compiled, tuple(self.notes))
 
-    def search_batched(self) -> Choice:
-        """The fastest that takes several points at a time."""
+    def required_batched(self) -> Choice:
+        """The fastest that takes several points at a time, which must be possible."""
+        batched = self._first_batched()
+        try:
+            found = self._totals(batched, self._compared)
+        except _IMPOSSIBLE as error:
+            raise _cannot("batched", _reason(error)) from error
+        if not self._agrees(found):
+            raise _cannot("batched", "its losses differ from those of the loop")
+        return self._search_batched()
+
+    def required_compiled(self) -> Choice:
+        """A compiled loop, which must be possible, over the fastest number of examples."""
+        self.try_sizes()
+        candidate, compiled = replace(self.best, mode="compiled"), _compiled(self._whole)
+        try:
+            found = self._totals(candidate, self._compared, compiled)
+        except Exception as error:  # whatever a compiler can fail with
+            raise _cannot("compiled", _reason(error)) from error
+        if not self._agrees(found):
+            raise _cannot("compiled", "its losses differ from those of the loop")
+        return Choice(candidate, compiled, tuple(self.notes))
+
+    def _first_batched(self) -> Execution:
+        return Execution("batched", min(_FIRST_CHUNK, len(self._coefficients)))
+
+    def _search_batched(self) -> Choice:
         most = len(self._coefficients)
         self._enlarge(max(size for _, size in _CHUNKS))
-        self.best = Execution("batched", min(_FIRST_CHUNK, most))
+        self.best = self._first_batched()
         self.best_seconds = self._seconds(self.best)
         chunks = dict.fromkeys(
             (min(points, most), min(size, self._sample_size) if self.can_resize else None)
@@ -198,22 +197,27 @@ class _Trial:
         if not self.can_resize:
             return
         most = min(_SIZES[-1], self._largest)
-        batches = list(_first_examples(self._whole, max(_SIZES[0], min(most, wanted))))
-        self._sample = self._sampled(batches)
-        self._reference = self._totals(Execution(), self._points(2))
+        self._sample = first_examples(self._whole, max(_SIZES[0], min(most, wanted)))
+        self._reference = self._totals(Execution(), self._compared)
 
     @property
     def _sample_size(self) -> int:
         return min(self._largest, self._sample.batches.num_examples)
 
     def _fits(self, execution: Execution) -> bool:
-        """Whether the activations of a chunk fit into memory."""
+        """Whether the weights and the activations of a chunk fit into memory."""
         if self._activations is None:
             self._activations = self._activation_bytes()
-        longest = max(batch_length(batch) for batch in self._whole.batches)
-        examples = execution.batch_size or longest
-        room = _BYTE_SHARE * available_bytes(self._whole.device)
-        return execution.chunk * examples * self._activations <= room
+        examples = execution.batch_size or self._longest_batch
+        of_weights = self.chart.center.nbytes * (1 + self.chart.num_axes)
+        needed = execution.chunk * (examples * self._activations + of_weights)
+        return needed <= _BYTE_SHARE * available_bytes(self._whole.device)
+
+    @property
+    def _longest_batch(self) -> int:
+        batches = self._whole.batches
+        seen = batches if batches.is_cached else self._sample.batches
+        return max(batch_length(batch) for batch in seen)
 
     def _sizes(self) -> list[int]:
         if not self.can_resize:
@@ -225,24 +229,47 @@ class _Trial:
         indices = torch.linspace(0, len(self._coefficients) - 1, count).round().long()
         return self._coefficients[indices]
 
+    @property
+    def _compared(self) -> Tensor:
+        """Where candidates must agree with the loop: both ends may be NaN, so one more."""
+        last = len(self._coefficients) - 1
+        return self._coefficients[[0, last // 3, last]]
+
     def _try(self, execution: Execution) -> bool:
         """Measure a candidate, unless time is up; whether it is the best now."""
-        if time.perf_counter() - self._began > self._budget or execution == self.best:
+        if execution == self.best or not self._has_time_for(execution):
             return False
         try:
-            found = self._totals(execution, self._points(2))
+            found = self._totals(execution, self._compared)
             if not self._agrees(found):
                 self.notes.append(f"execution {execution}: differs from the loop, not used")
                 return False
             seconds = self._seconds(execution)
-        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else "failed"
-            self.notes.append(f"execution {execution}: not possible ({reason})")
+        except _IMPOSSIBLE as error:
+            self.notes.append(f"execution {execution}: not possible ({_reason(error)})")
             return False
         if not seconds < _GAIN * self.best_seconds:
             return False
         self.best, self.best_seconds = execution, seconds
         return True
+
+    def _has_time_for(self, execution: Execution) -> bool:
+        whole = self._seconds_of(len(self._coefficients) * self._whole.batches.num_examples)
+        # Of a slice that is over at once not more than half.
+        budget = max(_SHARE * whole, min(_LEAST_SECONDS, whole / 2))
+        examples = self._sample.batches.num_examples
+        timed = 2 * execution.chunk * min(examples, self._num_timed(execution))
+        needed = self._seconds_of(len(self._compared) * examples + timed)
+        return time.perf_counter() - self._began + needed <= budget
+
+    def _seconds_of(self, evaluations: int) -> float:
+        """Time for so many evaluations, each of a point on an example, at the best so far."""
+        return self.best_seconds * evaluations
+
+    def _num_timed(self, execution: Execution) -> int:
+        """Examples that are enough to see how long a point takes on one."""
+        most = self._sample.batches.num_examples
+        return most if execution.chunk == 1 else max(1, _TIMED // execution.chunk)
 
     def _agrees(self, found: Tensor) -> bool:
         rtol = _RTOL.get(self._whole.space.dtype, _LOW_PRECISION_RTOL)
@@ -259,21 +286,27 @@ class _Trial:
         return total
 
     def _seconds(self, execution: Execution, compiled: Any = None) -> float:
-        """Of one point and one example: the better of two."""
-        runner = self._runner(execution, compiled)
-        count = execution.chunk
+        """Of one point and one example: the least of all parts, each measured twice."""
+        runner, count = self._runner(execution, compiled), execution.chunk
+        placed, seconds = math.inf, math.inf
         with runner.running():
-            parts = runner.parts()
-            found = []
+            parts = runner.parts(limit=self._num_timed(execution))
+            size = max(part.size for part in parts)
             for _ in range(2):
-                began = time.perf_counter()
+                began = self._now()
                 place = runner.place(self._points(count))
+                placed = min(placed, self._now() - began)
                 for index, part in enumerate(parts):
-                    runner.sums(place, part, index)
-                if self._whole.device.type == "cuda":
-                    torch.cuda.synchronize()
-                found.append(time.perf_counter() - began)
-        return min(found) / (count * self._sample.batches.num_examples)
+                    if part.size == size:
+                        began = self._now()
+                        runner.sums(place, part, index)
+                        seconds = min(seconds, self._now() - began)
+        return (placed / self._sample.batches.num_examples + seconds / size) / count
+
+    def _now(self) -> float:
+        if self._whole.device.type == "cuda":
+            torch.cuda.synchronize(self._whole.device)
+        return time.perf_counter()
 
     def _runner(self, execution: Execution, compiled: Any) -> Runner:
         sample = self._sample
@@ -297,19 +330,20 @@ class _Trial:
         def record(_: object, __: object, output: object) -> None:
             sizes.extend(tensor.nbytes for tensor in tensors_of(output).values())
 
-        model = self._whole.model
+        model, sample = self._whole.model, self._sample
         handles = [module.register_forward_hook(record) for module in model.modules()]
         try:
-            self._totals(Execution(), self._points(1))
+            with sample.evaluation(), torch.no_grad():
+                for batch in sample.batches:
+                    sample.term(sample.space.split(sample.theta), batch)
         finally:
             for handle in handles:
                 handle.remove()
-        # Once for what is known of the center, once for the point.
-        return sum(sizes) / (2 * self._sample.batches.num_examples)
+        return sum(sizes) / sample.batches.num_examples
 
     def _compiling_pays(self) -> bool:
-        left = self.best_seconds * len(self._coefficients) * self._whole.batches.num_examples
-        return left * _COMPILED_GAIN > _COMPILE_SECONDS
+        whole = self._seconds_of(len(self._coefficients) * self._whole.batches.num_examples)
+        return whole * _COMPILED_GAIN > _COMPILE_SECONDS
 
     def _try_compiled(self) -> Any:
         candidate = replace(self.best, mode="compiled", chunk=1, reuse=False)
@@ -317,7 +351,7 @@ class _Trial:
             compiled = _compiled(self._whole)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = self._totals(candidate, self._points(2), compiled)
+                found = self._totals(candidate, self._compared, compiled)
                 seconds = self._seconds(candidate, compiled)
         except Exception as error:  # whatever a compiler can fail with: the loop is there
             self.notes.append(f"execution compiled: not possible ({type(error).__name__})")
@@ -331,16 +365,15 @@ class _Trial:
         return compiled
 
 
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:120] or type(error).__name__
+
+
+def _cannot(mode: str, why: str) -> RequestError:
+    return RequestError(
+        f"execution={mode!r} is not possible here ({why}). Leave it at 'auto', or give 'loop'."
+    )
+
+
 def _compiled(objective: Objective) -> Any:
     return torch.compile(objective.model.forward)
-
-
-def _first_examples(objective: Objective, wanted: int) -> Iterator[object]:
-    held = 0
-    for batch in objective.batches:
-        length = batch_length(batch)
-        take = min(length, wanted - held)
-        yield batch if take == length else slice_batch(batch, 0, take, length)
-        held += take
-        if held >= wanted:
-            return
