@@ -63,7 +63,7 @@ def topology(record: xr.Dataset | Topology) -> Figure:
     data = described(record)
     figure, axes = sheet(1, 2, height=4.6, sharey=True, width_ratios=[1, 1.2])
     diagram, tree = axes[0]
-    _set_scale(diagram, tree, data)
+    _set_scale(diagram, data)
     order = np.argsort(-data["persistence"].to_numpy(), kind="stable")
     _draw_diagram(diagram, data, order)
     _draw_tree(tree, data, order[:_MOST_BRANCHES])
@@ -86,7 +86,7 @@ def _facts(data: xr.Dataset) -> str:
     return text + (f"\npoints left out: {', '.join(counts)}" if counts else "")
 
 
-def _set_scale(diagram: Axes, tree: Axes, data: xr.Dataset) -> None:
+def _set_scale(diagram: Axes, data: xr.Dataset) -> None:
     """Limits that hold all losses, with room above for those that never end; log if they go far."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -100,7 +100,6 @@ def _set_scale(diagram: Axes, tree: Axes, data: xr.Dataset) -> None:
         low, high, left, right = least / margin, most * margin, least / margin, last * margin
         log_axis(diagram, "x", left, right)
         log_axis(diagram, "y", low, high)
-        log_axis(tree, "y", low, high)
     else:
         diagram.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         for axis in (diagram.xaxis, diagram.yaxis):
@@ -114,7 +113,7 @@ def _draw_diagram(axis: Axes, data: xr.Dataset, by_persistence: Integers) -> Non
     low, high = axis.get_ylim()
     axis.plot([low, high], [low, high], zorder=1, **_DIAGONAL)
     if "persistence_error" in data:
-        ends = np.maximum(deaths - 2 * data["persistence_error"].to_numpy(), low)
+        ends = deaths - 2 * data["persistence_error"].to_numpy()
         known = np.isfinite(ends)
         axis.vlines(births[known], ends[known], deaths[known], zorder=2, **_BAR)
     heights = np.minimum(deaths, _ceiling(axis))

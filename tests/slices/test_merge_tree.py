@@ -18,11 +18,11 @@ def structure_of(values, connectivity):
 
 
 def grid(shape, kind, seed):
-    """Losses with ties ("steps"), without ("normal"), or with points cut out ("holes")."""
+    """Losses without ties ("normal"), with plateaus ("flats"), or with points cut out as well."""
     generator = np.random.default_rng(seed)
     values = generator.standard_normal(shape)
     if kind != "normal":
-        values = np.round(2 * values)
+        values = np.round(values)
     if kind == "holes":
         values[generator.random(shape) < 0.2] = np.nan
         values[generator.random(shape) < 0.1] = np.inf
@@ -32,7 +32,7 @@ def grid(shape, kind, seed):
 GRIDS = [
     pytest.param(shape, kind, seed, connectivity, id=f"{shape}-{kind}-{seed}-{connectivity}")
     for shape, kind, seed, connectivity in itertools.product(
-        [(23,), (7, 5), (1, 9), (4, 3, 5)], ["normal", "steps", "holes"], [0, 1], ["full", "axes"]
+        [(23,), (12, 13), (1, 9), (5, 4, 5)], ["normal", "flats", "holes"], [0, 1], ["full", "axes"]
     )
 ]
 
@@ -153,3 +153,10 @@ def test_a_chain_of_basins_makes_a_chain_of_nodes():
     tree = merge_tree(found.births, found.deaths, found.parents)
     assert tree.heights.tolist() == [0, 1, 2, 3, 5, 7, 9]
     assert tree.parents.tolist() == [6, 5, 4, 4, 5, 6, -1]
+
+
+def test_a_flat_step_takes_no_number():
+    found = branches(np.array([5.0, 1, 1, 0, 9, 2, 7, 3]), np.ones(3, bool))
+    assert found.births.tolist() == [0, 2, 3]
+    assert found.parents.tolist() == [-1, 0, 1]
+    assert found.basins.tolist() == [0, 0, 0, 0, 0, 1, 1, 2]

@@ -62,6 +62,7 @@ def test_a_w_has_the_persistence_of_its_higher_end():
     assert found.minima.tolist() == [[1], [3]]
     assert found.births.tolist() == [0, 1]
     assert found.saddles.tolist() == [[-1], [2]]
+    np.testing.assert_array_equal(found.saddle_coordinates, [[np.nan], [2]])
     assert found.deaths.tolist() == [np.inf, 3]
     assert found.persistence.tolist() == [np.inf, 2]
     assert found.parents.tolist() == [-1, 0]
