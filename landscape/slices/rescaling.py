@@ -104,11 +104,11 @@ def neuron_rescalings(objective: Objective) -> list[Rescaling]:
 def rescaled(objective: Objective, rescalings: Sequence[Rescaling], seed: int) -> Tensor:
     """The checkpoint's theta with every neuron multiplied by 2^u, u uniform in [-1, 1]: (n,)."""
     generator = np.random.default_rng(seed)
-    theta = objective.theta.double()
+    theta = objective.theta
     for rescaling in rescalings:
         exponents = torch.as_tensor(generator.uniform(-1, 1, rescaling.num_neurons))
         theta = rescaling.apply(objective, theta, torch.exp2(exponents).to(theta))
-    return theta.to(objective.theta)
+    return theta
 
 
 def rescaling_change(
