@@ -46,7 +46,7 @@ _CHUNK = 1 << 22  # columns that are cast to float64 at a time
 
 
 class Direction(Tensor):
-    """A vector (n,) with a name; every operation on it gives a plain tensor.
+    """A vector (n,) with a name; whatever is computed from it is a plain tensor.
 
     Attributes:
         name: for the label of an axis.
