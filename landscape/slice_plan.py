@@ -19,8 +19,6 @@ __all__ = ["SLICE_PROBES", "SlicePlan"]
 SLICE_PROBES = ("line", "plane", "trajectory")
 
 _POINTS = {"line": (51,), "plane": (21, 21), "trajectory": (21, 21)}
-_NO_OPTION = {"metadata": {"help": ""}}  # what the command line asks for in its own way
-
 
 @dataclass(frozen=True)
 class SlicePlan:
@@ -62,9 +60,10 @@ class SlicePlan:
     topology: bool = option(False, "also the basins of the grid, as a record of their own")
     shard: str = option("", "i/m: only the i-th of m parts, from 1")
     test_data: str | None = option(None, "further data in the same pass, as for --data")
-    test_arguments: Mapping[str, Any] = field(default_factory=dict, **_NO_OPTION)  # type: ignore[call-overload]
-    towards: tuple[Path, ...] = field(default=(), **_NO_OPTION)  # type: ignore[call-overload]
-    members: tuple[Path, ...] = field(default=(), **_NO_OPTION)  # type: ignore[call-overload]
+    # What the command line asks for in its own way.
+    test_arguments: Mapping[str, Any] = field(default_factory=dict)
+    towards: tuple[Path, ...] = ()
+    members: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.towards) > 2:
@@ -86,8 +85,9 @@ class SlicePlan:
         if len(found) == 1:
             found = found * len(wanted)
         if len(found) != len(wanted):
+            axes = "one axis" if len(wanted) == 1 else f"{len(wanted)} axes"
             raise RequestError(
-                f"num is {','.join(map(str, found))}: a {probe} has {len(wanted)} axis or axes. "
+                f"num is {','.join(map(str, found))}: a {probe} has {axes}. "
                 f"Write --num {','.join(map(str, wanted))}."
             )
         return found

@@ -7,6 +7,7 @@ import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,13 +60,10 @@ class Ledger:
         if self._path is None:
             return
         with appearing(self._path) as temporary, temporary.open("wb") as file:
-            np.savez(
-                file,
-                request=np.asarray(self._request),
-                execution=np.asarray(json.dumps(self.execution)),
-                done=self.done,
-                **{f"field_{name}": values for name, values in self.rows.items()},
-            )
+            held: dict[str, Any] = {f"field_{name}": rows for name, rows in self.rows.items()}
+            held["request"] = np.asarray(self._request)
+            held["execution"] = np.asarray(json.dumps(self.execution))
+            np.savez(file, done=self.done, **held)
         self._written = time.monotonic()
 
     def remove(self) -> None:

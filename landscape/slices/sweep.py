@@ -153,9 +153,9 @@ class Sweep(Result):
         grid = self.axes
         dataset = xr.Dataset(coords=self._coordinate_variables())
         for name, values in self.fields.items():
-            unit, meaning = _described(name)
+            unit, words = _described(name)
             extra = [_extra_dimension(name)] if values.ndim > len(grid) else []
-            dataset[name] = ((*grid, *extra), values, {"units": unit, "long_name": meaning})
+            dataset[name] = ((*grid, *extra), values, {"units": unit, "long_name": words})
         meaning = {"units": "1", "long_name": "whether the point was evaluated"}
         dataset["done"] = (grid, self.done, meaning)
         names = ("direction", "other_direction")
