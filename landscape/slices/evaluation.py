@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from landscape.errors import RequestError
+from landscape.memory import available_bytes
 from landscape.objective import Objective
 from landscape.slices.chart import Chart
 from landscape.slices.execution import BatchNormMode, Execution, Place, Runner
@@ -25,6 +26,7 @@ Counts = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 _STREAMED_CHUNKS = 64  # in one pass over data that have to be read anew in each
+_STREAMED_SHARE = 0.125  # of the free memory, for the weights of their points
 _LEAST_EXAMPLES = 30  # before a standard error is believed
 # Of the loss at the center when examples are put into other batches: rounding, and no more.
 _ORDER_RTOL = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -64,6 +66,8 @@ class Evaluator:
     Attributes:
         center: the loss at the center.
         passes: forward passes over the whole data so far, in units of one point.
+        points_at_a_time: that should be given together: those of a chunk; of data that have to be
+            read anew, as many as fit into memory.
     """
 
     def __init__(
@@ -99,12 +103,11 @@ class Evaluator:
         self._whole = {name: float(rows[-1]) for name, rows in self._seen.items() if rows.ndim == 1}
         self._parts = self._runner.released(parts)
         self.passes = 1.0
-
-    @property
-    def points_at_a_time(self) -> int:
-        """Points that should be given together: those of a chunk, or of a pass over the data."""
-        streamed = not self.objective.batches.is_cached
-        return self.execution.chunk * (_STREAMED_CHUNKS if streamed else 1)
+        self.points_at_a_time = execution.chunk
+        if not objective.batches.is_cached:
+            room = _STREAMED_SHARE * available_bytes(objective.device)
+            fitting = int(room / (execution.chunk * chart.center.nbytes))
+            self.points_at_a_time *= max(1, min(_STREAMED_CHUNKS, fitting))
 
     def values(self, coefficients: Tensor) -> Values:
         """All fields at coefficients (P, k), float64: arrays (P, ...) by name."""

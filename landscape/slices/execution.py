@@ -5,14 +5,16 @@ Whatever is chosen, the numbers are those of `Objective.term` at each point but 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.batch_norm import Moments
@@ -147,7 +149,9 @@ class Runner:
     @contextmanager
     def running(self) -> Iterator[None]:
         """The model as the execution wants it inside, as it was outside."""
-        with self.objective.evaluation(), torch.no_grad():
+        with self.objective.evaluation(), torch.no_grad(), ExitStack() as stack:
+            if self.execution.mode == "batched":
+                stack.enter_context(_batching_rules(self.objective.device))
             self._take_over()
             yield
 
@@ -305,6 +309,19 @@ class Runner:
         if self._held is not None:
             return list(parts)
         return [replace(part, batch=None) for part in parts]
+
+
+@contextmanager
+def _batching_rules(device: torch.device) -> Iterator[None]:
+    """Operations that have a batching rule, where there is a choice; no word where there is none.
+
+    Without one each point is evaluated by itself, with a warning: the trial sees how long it takes.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        # The CPU's flash attention has no rule, in torch 2.13; on CUDA there is one.
+        with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
+            yield
 
 
 def _first_size(objective: Objective) -> int:
