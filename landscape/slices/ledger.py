@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,8 @@ class Ledger:
         path: where to keep it; None keeps it in memory.
 
     Raises:
-        RequestError: a file of another slice, or one that cannot be read.
+        RequestError: a file of another slice, or one that cannot be read; a folder that cannot be
+            made.
     """
 
     def __init__(
@@ -43,6 +43,8 @@ class Ledger:
         self._written = time.monotonic()
         if self._path is not None and self._path.exists():
             self._read(self._path)
+        elif self._path is not None:
+            self._make_folder(self._path.parent)
 
     def enter(self, points: NDArray[np.int64], values: Mapping[str, NDArray[np.float64]]) -> None:
         """Values (C, ...) of points, by field."""
@@ -56,14 +58,26 @@ class Ledger:
             self.write()
 
     def write(self) -> None:
-        """Keep what is there."""
+        """Keep what is there.
+
+        Raises:
+            RequestError: the file cannot be written; it is as it was.
+        """
         if self._path is None:
             return
-        with appearing(self._path) as temporary, temporary.open("wb") as file:
-            held: dict[str, Any] = {f"field_{name}": rows for name, rows in self.rows.items()}
-            held["request"] = np.asarray(self._request)
-            held["execution"] = np.asarray(json.dumps(self.execution))
-            np.savez(file, done=self.done, **held)
+        held: dict[str, Any] = {f"field_{i}": rows for i, rows in enumerate(self.rows.values())}
+        # The names of an archive's parts are under no checksum, as their contents are.
+        texts = {"request": self._request, "execution": json.dumps(self.execution)}
+        texts["fields"] = json.dumps(list(self.rows))
+        held |= {name: np.asarray(text) for name, text in texts.items()}
+        try:
+            with appearing(self._path) as temporary, temporary.open("wb") as file:
+                np.savez(file, done=self.done, **held)
+        except OSError as error:
+            raise RequestError(
+                f"cannot keep the state of the slice in {self._path}: {error}. Name a file in a "
+                "folder that can be written and has room."
+            ) from error
         self._written = time.monotonic()
 
     def remove(self) -> None:
@@ -71,25 +85,30 @@ class Ledger:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # now, and not when there is something to lose
+            raise RequestError(
+                f"cannot make the folder {folder} for the state of a slice: {error}. Name a file "
+                "in another."
+            ) from error
+
     def _read(self, path: Path) -> None:
         try:
-            with np.load(path, allow_pickle=False) as held:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
                 request = str(held["request"])
-                if request != self._request:
-                    raise RequestError(
-                        f"{path} belongs to another slice: other points, directions, data or "
-                        "settings. Name another file, or delete it to start anew."
-                    )
-                self.done = held["done"]
                 self.execution = json.loads(str(held["execution"]))
-                self.rows = {
-                    name.removeprefix("field_"): held[name]
-                    for name in held.files
-                    if name.startswith("field_")
-                }
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            if isinstance(error, RequestError):
-                raise
+                names = json.loads(str(held["fields"]))
+                self.rows = {name: held[f"field_{i}"] for i, name in enumerate(names)}
+                self.done = held["done"]
+        except Exception as error:  # a damaged archive fails in whatever it is read by
             raise RequestError(
-                f"{path} cannot be read as the state of a slice: {error}. Delete it to start anew."
+                f"{path} cannot be read as the state of a slice: {error}. Name another file, or "
+                "delete it to start anew."
             ) from error
+        if request != self._request:
+            raise RequestError(
+                f"{path} belongs to another slice: other points, directions, data or settings. "
+                "Name another file, or delete it to start anew."
+            )
