@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from landscape.curvature.hessian import HessianOperator
+from landscape.errors import RequestError
 from landscape.objective import Objective
 
 __all__ = ["Quadratic", "expand"]
@@ -38,7 +39,16 @@ class Quadratic:
     asymmetry: float = 0.0
 
     def __call__(self, *coordinates: Array) -> Array:
-        """The expansion on the grid of these coordinates, one array an axis."""
+        """The expansion on the grid of these coordinates: k arrays, one a direction.
+
+        Raises:
+            RequestError: another number of them.
+        """
+        if len(coordinates) != len(self.slope):
+            raise RequestError(
+                f"{len(coordinates)} array(s) of coordinates were given, and the expansion has "
+                f"{len(self.slope)} direction(s). Give one for each."
+            )
         grids = np.meshgrid(*coordinates, indexing="ij")
         points = np.stack(grids, axis=-1)  # (*grid, k)
         linear = points @ self.slope
@@ -47,7 +57,10 @@ class Quadratic:
 
 
 def expand(objective: Objective, vectors: Tensor, center: Tensor | None = None) -> Quadratic:
-    """The expansion at `center` along the rows of `vectors` (k, n): k products and one gradient."""
+    """The expansion at `center` along the rows of `vectors` (k, n): k products and one gradient.
+
+    With bn="recalibrate" the statistics are those at the center, and do not move.
+    """
     center = objective.theta if center is None else center
     vectors = vectors.to(objective.device, objective.space.dtype)
     with HessianOperator(objective, center) as hessian:
