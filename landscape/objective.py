@@ -341,7 +341,11 @@ class Objective:
         return bool(self._norms)
 
     def under(self, bn: BatchNormPolicy) -> Objective:
-        """The same objective, with another BatchNorm policy."""
+        """The same objective, with another BatchNorm policy.
+
+        Raises:
+            RequestError: an unknown policy, or batches of one example, which have no variance.
+        """
         if bn not in _POLICIES:
             raise unknown_choice("BatchNorm policy", str(bn), _POLICIES)
         if bn == self.bn:
@@ -349,7 +353,8 @@ class Objective:
         other = copy.copy(self)
         other.bn = bn
         other._scratch = {name: buffer.clone() for name, buffer in self._buffers.items()}
-        other.value = other.loss()
+        with preflight.batches_of_one_explained(bn):
+            other.value = other.loss()
         return other
 
     def _fresh_buffers(self) -> dict[str, Tensor]:

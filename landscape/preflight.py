@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from landscape.losses import Reduction
 if TYPE_CHECKING:
     from landscape.objective import Objective
 
-__all__ = ["Report", "check_weights", "run", "unwrap"]
+__all__ = ["Report", "batches_of_one_explained", "check_weights", "run", "unwrap"]
 
 # Kernels that add in a changing order differ by rounding between two passes; dropout differs by
 # per cents.
@@ -81,15 +82,8 @@ def check_weights(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor
 def run(objective: Objective) -> Report:
     """Evaluate twice, settle the reduction, look for parameters that the loss does not see."""
     with objective.evaluation(), torch.no_grad():
-        try:
+        with batches_of_one_explained(objective.bn):
             totals, weights = _first_pass(objective)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise RequestError(
-                f"with bn={objective.bn!r}, a batch of one example has no variance. Choose a batch "
-                "size that leaves no such remainder."
-            ) from error
         _check_modes(objective)
         _compare_second_pass(objective, totals)
         reduction, notes = _settle_reduction(objective)
@@ -116,6 +110,20 @@ def run(objective: Objective) -> Report:
             "use each batch's own, in eval mode, too: the loss depends on the batch size"
         )
     return Report(reduction, total_weight, math.fsum(totals) / total_weight, tuple(notes))
+
+
+@contextmanager
+def batches_of_one_explained(bn: str) -> Iterator[None]:
+    """What BatchNorm says of a batch of one example, in words that say what to type."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise RequestError(
+            f"with bn={bn!r}, a batch of one example has no variance. Choose a batch size that "
+            "leaves no such remainder."
+        ) from error
 
 
 def _first_pass(objective: Objective) -> tuple[list[float], list[float]]:

@@ -106,7 +106,9 @@ class Evaluator:
         self.points_at_a_time = execution.chunk
         if not objective.batches.is_cached:
             room = _STREAMED_SHARE * available_bytes(objective.device)
-            fitting = int(room / (execution.chunk * chart.center.nbytes))
+            takes_gradients = any(name in GRADIENT_FIELDS for name in measures.names)
+            of_point = chart.center.nbytes + 8 * len(chart.center) * takes_gradients
+            fitting = int(room / (execution.chunk * of_point))
             self.points_at_a_time *= max(1, min(_STREAMED_CHUNKS, fitting))
 
     def values(self, coefficients: Tensor) -> Values:
@@ -175,8 +177,8 @@ class Evaluator:
         if self._stop.clip is not None:
             beyond = sums["total"][points] / self.objective.total_weight > self._stop.clip
             stay &= ~beyond
-        count = self._seen["count"][index]
-        if self._stop.error is not None and count >= _LEAST_EXAMPLES:
+        if self._stop.error is not None and self._seen["told"][index] >= _LEAST_EXAMPLES:
+            count = self._seen["count"][index]
             for position, point in enumerate(points):
                 if stay[position]:
                     error = self._point(sums, point, index)["standard_error"]
@@ -237,33 +239,43 @@ class Evaluator:
                 [float(penalty(theta)) for place in places for theta in place.thetas]
             )
         if any(name in GRADIENT_FIELDS for name in self.measures.names):
-            gradients = list(self._gradients(places))
-            if "gradient_norm" in self.measures.names:
-                found["gradient_norm"] = np.asarray([float(g.norm()) for g in gradients])
-            if "slope" in self.measures.names:
-                vectors = self.chart.vectors.double()
-                found["slope"] = np.stack([(vectors @ g).cpu().numpy() for g in gradients])
+            vectors = self.chart.vectors.double()
+            norms, slopes = [], []
+            for gradient in self._gradients(places):
+                norms.append(float(gradient.norm()))
+                slopes.append((vectors @ gradient).cpu().numpy())
+            both = {"gradient_norm": np.asarray(norms), "slope": np.stack(slopes)}
+            found |= {name: both[name] for name in both if name in self.measures.names}
         return found
 
     def _gradients(self, places: Sequence[Place]) -> Iterator[Tensor]:
         """The gradient (n,), float64, at each point."""
+        points = [
+            (theta, {name: held[index] for name, held in place.buffers.items()})
+            for place in places
+            for index, theta in enumerate(place.thetas)
+        ]
+        # Many at once hold a gradient each: only where the data would be read for each.
+        at_once = 1 if self.objective.batches.is_cached else len(points)
+        for start in range(0, len(points), at_once):
+            yield from self._gradients_at(points[start : start + at_once])
+
+    def _gradients_at(self, points: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> list[Tensor]:
         objective = self.objective
         with objective.evaluation(), torch.enable_grad():
-            for place in places:
-                for point, theta in enumerate(place.thetas):
-                    buffers = {name: held[point] for name, held in place.buffers.items()}
-                    gradient = torch.zeros_like(theta, dtype=torch.float64)
-                    for batch in objective.batches:
-                        leaves = objective.leaves(theta)
-                        total = objective.term(leaves, batch, buffers).total
-                        if not total.requires_grad:
-                            raise RequestError(
-                                f"the loss {objective.loss_function.name!r} carries no gradient "
-                                "(detached, or under no_grad): leave gradient_norm and slope out."
-                            )
-                        blocks = torch.autograd.grad(total, leaves, materialize_grads=True)
-                        gradient += objective.space.flatten(blocks)
-                    yield gradient / objective.total_weight
+            found = [torch.zeros_like(theta, dtype=torch.float64) for theta, _ in points]
+            for batch in objective.batches:
+                for gradient, (theta, buffers) in zip(found, points, strict=True):
+                    leaves = objective.leaves(theta)
+                    total = objective.term(leaves, batch, buffers).total
+                    if not total.requires_grad:
+                        raise RequestError(
+                            f"the loss {objective.loss_function.name!r} carries no gradient "
+                            "(detached, or under no_grad): leave gradient_norm and slope out."
+                        )
+                    blocks = torch.autograd.grad(total, leaves, materialize_grads=True)
+                    gradient += objective.space.flatten(blocks)
+        return [gradient / objective.total_weight for gradient in found]
 
 
 def _add(sums: Values, name: str, points: Counts, values: NDArray[np.float64], count: int) -> None:

@@ -238,7 +238,8 @@ class Runner:
         return {
             name: buffer.expand(count, *buffer.shape).clone()
             for name, buffer in self.objective.buffers.items()
-            if name.rpartition(".")[0] in norms
+            # Not the number of batches, which a cumulative average reads back.
+            if name.rpartition(".")[0] in norms and buffer.is_floating_point()
         }
 
     def _recalibrated(self, thetas: Tensor) -> dict[str, Tensor]:

@@ -178,6 +178,8 @@ class Measures:
             constants["total"] = sums.sum().cpu()
             constants["weight"] = weights.sum().cpu()
             constants["weight_squared"] = weights.square().sum().cpu()
+            # Examples that are left out altogether tell nothing of the spread.
+            constants["told"] = (weights != 0).double().sum().cpu()
         told = self._told(term)
         if told is not None:
             constants["counted"] = told.counted.double().sum().cpu()
@@ -215,7 +217,7 @@ class Measures:
         weights = torch.cat([part.weights for part in parts if part.weights is not None])
         mean = sums.sum() / weights.sum()
         spread = (sums - weights * mean).square().sum()
-        return Center(loss, _error(float(spread), len(sums), total_weight))
+        return Center(loss, _error(float(spread), int((weights != 0).sum()), total_weight))
 
     # -- of all parts that were seen -----------------------------------------------------------
 
@@ -246,7 +248,7 @@ class Measures:
             + mean * mean * seen["weight_squared"]
         )
         scale = total_weight * seen["weight"] / whole["weight"]
-        found["standard_error"] = _error(max(spread, 0.0), int(seen["count"]), scale)
+        found["standard_error"] = _error(max(spread, 0.0), int(seen["told"]), scale)
         if math.isinf(found["loss"]):
             found["standard_error"] = math.nan
         return found
