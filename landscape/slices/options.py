@@ -26,7 +26,9 @@ class SweepOptions:
             `Execution`. The numbers are the same but for rounding.
         stop_error: leave a point as soon as the standard error that is due to the examples not
             seen yet is below this, in the loss's unit. Examples are then seen in random order.
-        clip: leave a point whose loss is certain to be above this; its loss is infinite.
+        clip: leave a point whose loss is certain to be above this, for losses that are never
+            negative. Its loss is infinite; other means over the data are NaN, unless all was seen
+            or the order is random.
         tolerance: measure on a coarse grid first, and finer only where linear interpolation would
             miss by more than this, in the loss's unit; the other points are filled in.
         quadratic: also the exact second-order expansion at the center, at a product a direction.
@@ -38,7 +40,7 @@ class SweepOptions:
         seed: of the random order of examples.
         caveats: whether to measure, at a few points, how far the picture depends on frozen
             BatchNorm statistics and on the scale of single neurons.
-        progress: called with (points done, all points, "").
+        progress: called with (points done, points to be done, "").
     """
 
     execution: ExecutionName | Execution = "auto"
@@ -55,12 +57,10 @@ class SweepOptions:
     progress: Callable[[int, int, str], None] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("stop_error", "tolerance"):
+        for name in ("stop_error", "clip", "tolerance"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise RequestError(f"{name} is {value}, expected a finite number above 0.")
-        if self.clip is not None and not self.clip > 0:
-            raise RequestError(f"clip is {self.clip}, expected a loss above 0.")
         if self.shard is not None:
             index, count = self.shard
             if not 0 <= index < count:
