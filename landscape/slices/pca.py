@@ -107,9 +107,8 @@ def principal_components(
     rank = int((values > _RANK_RTOL * values[0]).sum())
     found = min(k, rank)
     scores = scores[:, :found] * _signs(scores[:, :found])
-    weights = scores / values[:found].sqrt()
     return PrincipalComponents(
-        directions=_orthonormal(reader.combinations(weights.T), k),
+        directions=_orthonormal(reader.combinations(scores.T), k),
         shares=(values / values.sum()).numpy(),
         rank=rank,
         distances=gram.diagonal().sqrt().numpy(),
@@ -216,7 +215,7 @@ def _signs(scores: Tensor) -> Tensor:
 
 
 def _orthonormal(vectors: Tensor, k: int) -> Tensor:
-    """(k, n) orthonormal, from fewer vectors that are so up to rounding: the rest is random."""
+    """(k, n) orthonormal, from fewer vectors that are nearly orthogonal: the rest is random."""
     size = vectors.shape[1]
     generator = torch.Generator().manual_seed(_SEED)
     basis = vectors.new_empty(k, size)

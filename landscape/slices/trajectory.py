@@ -322,7 +322,7 @@ def _checked(
     first, second = (vector.detach().cpu().double() for vector in directions)
     gram = float((first @ first) * (second @ second))
     sine = 1 - float(first @ second) ** 2 / gram if 0 < gram < math.inf else 0.0
-    if not sine > _PARALLEL:
+    if sine <= _PARALLEL:
         raise RequestError(
             "the two directions span no plane: one is zero or not finite, or they are parallel. "
             "Give others, or leave `directions` out for the principal components."
@@ -370,8 +370,8 @@ def _gap_notes(names: Sequence[str], true: Array, shown: Array, residuals: Array
     gaps = np.nan_to_num(np.abs(shown - true), nan=np.inf)
     worst = int(np.argmax(np.where(differ, gaps, -1)))
     return [
-        f"at {int(differ.sum())} of {len(true)} checkpoints the loss in the plane is not the "
-        f"checkpoint's by more than {_GAP_RTOL:.0%} (worst at {names[worst]}: "
+        f"at {int(differ.sum())} of {len(true)} checkpoints the loss in the plane differs from "
+        f"the checkpoint's own by more than {100 * _GAP_RTOL:.0f} % (worst at {names[worst]}: "
         f"{shown[worst]:.4g} in the plane, {true[worst]:.4g} at the checkpoint, which lies "
         f"{residuals[worst]:.3g} off it): contours do not give the losses along the path"
     ]

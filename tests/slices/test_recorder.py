@@ -104,7 +104,24 @@ def test_a_loss_that_was_not_told_is_nan(tmp_path):
     recorder = TrajectoryRecorder(_model(), tmp_path)
     recorder.record()
     recorder.step(loss=0.5)
+    recorder.record()  # the end: there already
     np.testing.assert_array_equal(load_trajectory(tmp_path).losses, [math.nan, 0.5])
+
+
+def test_a_loss_is_kept_as_a_number_without_its_graph(tmp_path):
+    recorder = TrajectoryRecorder(_model(), tmp_path)
+    recorder.step(loss=torch.ones(1, requires_grad=True).sum())
+    (loss,) = load_trajectory(tmp_path).losses
+    assert type(loss) is float
+
+
+def test_files_sort_by_name_as_their_steps_do(tmp_path):
+    recorder = TrajectoryRecorder(_model(), tmp_path, every=2, max_points=8)
+    for _ in range(12):
+        recorder.step()
+    paths = load_trajectory(tmp_path).paths
+    assert len(paths) == 6
+    assert sorted(paths) == list(paths)
 
 
 # -- going on ---------------------------------------------------------------------------------
@@ -119,6 +136,7 @@ def test_a_folder_with_points_is_gone_on_with_only_when_asked(tmp_path):
     with pytest.raises(RequestError, match=r"holds 3 points of another run.*resume=True"):
         TrajectoryRecorder(model, tmp_path)
     again = TrajectoryRecorder(model, tmp_path, max_points=4, resume=True)
+    assert again.every == 4  # as when the last point was written
     for _ in range(16):
         again.step()  # counted on from the last point, step 20
     assert _steps(tmp_path) == [8, 16, 24, 32]
@@ -140,6 +158,16 @@ def test_points_of_lost_work_go_when_a_run_starts_again_before_them(tmp_path):
     points = list(load_trajectory(tmp_path, ParameterSpace(model)))
     assert points[3].item() == 7
     assert points[2].item() != 7
+
+
+def test_the_point_that_a_run_starts_again_from_is_written_again(tmp_path):
+    model = nn.Linear(1, 1, bias=False)
+    TrajectoryRecorder(model, tmp_path).record(15)
+    with torch.no_grad():
+        model.weight.fill_(7)
+    TrajectoryRecorder(model, tmp_path, resume=True).record(15)
+    (point,) = load_trajectory(tmp_path, ParameterSpace(model))
+    assert point.item() == 7
 
 
 def test_steps_that_count_from_zero_in_every_epoch_are_refused(tmp_path):
@@ -212,12 +240,12 @@ def test_what_would_overflow_and_what_is_no_weight_keeps_its_type(tmp_path):
     model = nn.BatchNorm1d(3)
     with torch.no_grad():
         model.weight.fill_(1e6)
-        model.running_var.fill_(1e7)
+        model.running_var.fill_(1 / 3)
     TrajectoryRecorder(model, tmp_path, dtype=torch.float16).record()
     (path,) = load_trajectory(tmp_path).paths
     state = read_checkpoint(path).state_dict
     assert state["weight"].tolist() == [1e6] * 3
-    assert state["running_var"].tolist() == [1e7] * 3
+    assert torch.equal(state["running_var"], model.running_var)
     assert state["bias"].dtype == torch.float16
     assert state["num_batches_tracked"].dtype == torch.int64
 
@@ -361,12 +389,12 @@ def test_a_kill_at_any_moment_leaves_readable_points(tmp_path):
 
 
 class _Callback:
-    """What Lightning and transformers ask of theirs: a hook for every event."""
+    """What Lightning and transformers ask of theirs: a hook for every event, which does nothing."""
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        if name.startswith("on_"):
-            return lambda *_, **__: None
-        raise AttributeError(name)
+    def _nothing(self, *_: object, **__: object) -> None: ...
+
+    on_init_end = on_train_begin = on_step_begin = on_step_end = _nothing
+    on_train_start = on_train_batch_start = on_train_batch_end = on_train_end = _nothing
 
 
 def _library(monkeypatch, module: str, name: str) -> None:
@@ -439,6 +467,16 @@ def test_only_one_of_many_processes_writes(tmp_path, monkeypatch):
     lightning.on_train_batch_end(trainer, None, None, None, 0)
     lightning.on_train_end(trainer, None)
     assert not list(tmp_path.iterdir())
+
+
+def test_of_two_lightnings_the_one_that_is_loaded_is_meant(tmp_path, monkeypatch):
+    _library(monkeypatch, "pytorch_lightning", "Callback")
+    monkeypatch.delitem(sys.modules, "lightning.pytorch", raising=False)
+    other = types.SimpleNamespace(Callback=type("Other", (), {}))
+    installed = {"lightning.pytorch": other, **sys.modules}
+    monkeypatch.setattr(module.importlib, "import_module", installed.__getitem__)
+    callback = TrajectoryRecorder(_model(), tmp_path).lightning()
+    assert isinstance(callback, _Callback)
 
 
 def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch):

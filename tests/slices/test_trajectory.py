@@ -163,9 +163,11 @@ def test_nothing_changes_in_the_objective():
     before, state = objective.theta.clone(), torch.get_rng_state()
     thetas = objective.theta + random_vectors(3, objective.space.size)
     kept = thetas.clone()
-    trajectory(objective, thetas)
+    found = trajectory(objective, thetas)
     assert torch.equal(objective.theta, before)
     assert torch.equal(thetas, kept)
+    thetas.zero_()
+    assert torch.equal(found.center, kept[-1])
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -226,6 +228,15 @@ def test_losses_that_the_plane_gets_wrong_are_told_and_the_worst_is_named():
     assert not any("in the plane" in note for note in whole.notes)
 
 
+def test_rounding_of_a_loss_of_zero_is_no_difference():
+    basis = _basis(k=3)
+    thetas = torch.tensor([[1, 0, 0], [0, 1, 1e-9], [0, 0, 0]], dtype=F64) @ basis
+    thetas[1] -= basis[1]  # 1e-9 off the plane: losses of 1e-18 and of 0
+    found = trajectory(_squares(), thetas, directions=basis[:2])
+    assert found.losses[1] > 2 * found.projected_losses[1]
+    assert not any("in the plane" in note for note in found.notes)
+
+
 def test_frozen_batch_norm_statistics_are_told():
     model, inputs, targets = network(ConvNet)
     for bn, told in (("eval", True), ("recalibrate", False)):
@@ -265,7 +276,7 @@ class OnDemand:
     """Checkpoints that exist only while somebody holds them."""
 
     def __init__(self, points: torch.Tensor) -> None:
-        self._points, self.most = points, 0
+        self._points, self.most, self.reads = points, 0, 0
         self._alive: list[weakref.ref[torch.Tensor]] = []
 
     def __len__(self) -> int:
@@ -274,7 +285,7 @@ class OnDemand:
     def __getitem__(self, index: int) -> torch.Tensor:
         point = self._points[index].clone()
         self._alive = [*(ref for ref in self._alive if ref() is not None), weakref.ref(point)]
-        self.most = max(self.most, len(self._alive))
+        self.most, self.reads = max(self.most, len(self._alive)), self.reads + 1
         return point
 
 
@@ -370,11 +381,16 @@ def test_directions_that_span_no_plane_are_refused(directions, message):
         trajectory(_squares(), random_vectors(3, N), directions=directions)
 
 
+def test_checkpoints_of_another_network_are_refused_before_they_are_all_read():
+    lazy = OnDemand(random_vectors(9, N - 1))
+    with pytest.raises(RequestError, match=r"expected \(12,\)"):
+        trajectory(_squares(), lazy)
+    assert lazy.reads == 1
+
+
 def test_wrong_checkpoints_and_names_are_refused():
     with pytest.raises(RequestError, match="two or more checkpoints, and this one has 1"):
         trajectory(_squares(), random_vectors(1, N))
-    with pytest.raises(RequestError, match=r"expected \(12,\)"):
-        trajectory(_squares(), random_vectors(3, N - 1))
     with pytest.raises(RequestError, match="2 names for 3 checkpoints"):
         trajectory(_squares(), random_vectors(3, N), names=["a", "b"])
     with pytest.raises(RequestError, match="single parameter"):
@@ -409,6 +425,7 @@ def test_the_record_names_its_dimensions_and_survives_a_file(tmp_path):
     np.testing.assert_array_equal(read["direction_vector"][1], found.directions[1].detach())
     assert float(read["largest_loss_gap"]) == np.abs(found.losses - found.projected_losses).max()
     assert float(read["explained_by_two"]) == pytest.approx(found.explained[:2].sum())
+    assert float(read["null_by_two"]) == pytest.approx(random_walk_shares(5, 2).sum())
     for variable in read.data_vars.values():
         assert {"units", "long_name"} <= variable.attrs.keys()
     assert read.attrs["direction_names"] == "\n".join(d.name for d in found.directions)
@@ -428,7 +445,11 @@ def test_the_plane_goes_into_the_same_record(tmp_path):
     assert set(dataset.variables) == names | {"direction_vector"}
     (group,) = store.save(tmp_path / "r.h5", whole)
     assert "direction_vector" not in store.read(tmp_path / "r.h5", group)
-    assert whole.status == sweep.status
+    assert whole.status == "converged"
+    cut = dataclasses.replace(
+        sweep, done=np.zeros((4, 3), dtype=bool), fields={"loss": np.full((4, 3), math.nan)}
+    )
+    assert dataclasses.replace(found, plane=cut).status == "12 of 12 points missing"
 
 
 def test_the_request_tells_planes_and_checkpoints_apart():
@@ -436,7 +457,7 @@ def test_the_request_tells_planes_and_checkpoints_apart():
     directions = random_vectors(2, N, seed=4)
     settings = [
         trajectory(objective, thetas).settings,
-        trajectory(objective, thetas + 1).settings,
+        trajectory(objective, torch.cat([thetas[:1] + 1, thetas[1:]])).settings,
         trajectory(objective, thetas, directions=directions).settings,
         trajectory(objective, thetas, directions=directions.flip(0)).settings,
     ]
