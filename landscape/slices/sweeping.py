@@ -17,9 +17,10 @@ from landscape.objective import Objective
 from landscape.slices import caveats, refinement
 from landscape.slices.axes import Radius, evenly_spaced, points_of_grid, points_of_lines
 from landscape.slices.chart import Chart
-from landscape.slices.directions import Direction, cosines
+from landscape.slices.directions import Direction, cosines, direction_towards
 from landscape.slices.execution import BatchNormMode
 from landscape.slices.ledger import Ledger
+from landscape.slices.measures import GRADIENT_FIELDS
 from landscape.slices.options import SweepOptions
 from landscape.slices.quadratic import expand
 from landscape.slices.radius import suggest_radius
@@ -180,12 +181,13 @@ def plane_through(
     tall = float(height / length)
     steps: list[Mapping[str, Tensor]] = [{}, {}]
     if buffers is not None:
-        own = objective.buffers
         to_b, to_c = (
-            {name: held[name].to(own[name]) - own[name] for name in held if _moves(own[name])}
-            for held in buffers
+            direction_towards(objective, point, buffers=held).buffers
+            for point, held in zip((second, third), buffers, strict=True)
         )
-        steps = [to_b, {name: (to_c[name] - share * to_b[name]) / tall for name in to_c}]
+        moving = {name: torch.zeros_like(step) for name, step in {**to_b, **to_c}.items()}
+        to_b, to_c = {**moving, **to_b}, {**moving, **to_c}
+        steps = [to_b, {name: (to_c[name] - share * to_b[name]) / tall for name in moving}]
     kind = {"kind": "through", "names": list(names), "points": _digest(second, third)}
     directions = [
         Direction(vector.to(objective.theta), name, kind | {"index": index}, step)
@@ -269,7 +271,7 @@ def _carried_out(objective: Objective, request: _Request, options: SweepOptions)
         settings=settings,
         provenance=objective.provenance(),
         num_products=0 if quadratic is None else chart.num_axes,
-        notes=(*objective.notes, *work.notes),
+        notes=(*objective.notes, *work.notes, *_of_derivatives(request, options, mode)),
         kind=request.kind,
         coordinates=coordinates,
         fields=fields,
@@ -290,6 +292,16 @@ def _carried_out(objective: Objective, request: _Request, options: SweepOptions)
     )
     ledger.remove()
     return replace(sweep, wall_time=time.perf_counter() - began)
+
+
+def _of_derivatives(request: _Request, options: SweepOptions, mode: str) -> tuple[str, ...]:
+    asked = options.quadratic or any(name in GRADIENT_FIELDS for name in request.fields)
+    if not asked or mode not in ("recalibrate", "interpolate"):
+        return ()
+    return (
+        f"derivatives are those at fixed BatchNorm statistics, which bn={mode!r} moves with the "
+        "weights",
+    )
 
 
 def _chart(objective: Objective, request: _Request, mode: BatchNormMode) -> Chart:
@@ -370,7 +382,3 @@ def _digest(*vectors: Tensor) -> str:
         str(index): vector.detach().as_subclass(Tensor) for index, vector in enumerate(vectors)
     }
     return fingerprint(plain).hex()
-
-
-def _moves(buffer: Tensor) -> bool:
-    return buffer.is_floating_point()
