@@ -1,12 +1,14 @@
-"""Caveats: what a picture depends on and should not, measured, with a sentence for the reader."""
+"""Caveats: what a picture depends on and should not, measured, with a sentence for the reader.
+
+What a sweep shows by itself, such as the share of clipped points, is in `sweep.evident`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,12 +16,13 @@ from landscape.objective import Objective
 from landscape.slices.chart import Chart
 from landscape.slices.directions import Direction, regenerate
 from landscape.slices.rescaling import rescaling_change
-from landscape.slices.sweep import Sweep
+from landscape.slices.sweep import Sweep, evident
 
 __all__ = ["added"]
 
-_MAX_COSINE = 0.1  # above it, distances in the plane are visibly wrong
 _SHARE = 0.1  # of the rise of the loss: more is worth a sentence
+
+Found = tuple[dict[str, float], tuple[str, ...]]  # scalars by name, and sentences
 
 
 def added(
@@ -34,94 +37,89 @@ def added(
     """The sweep with its caveats, and a note for each that matters.
 
     Args:
-        measure: also those that take evaluations of the loss, at the first and the last point.
+        objective: of the sweep, with its BatchNorm policy.
+        coefficients: (P, k) the points of the whole grid.
+        measure: also those that take evaluations, at the first and the last point: up to 8 losses,
+            3 recalibrations of BatchNorm, and a few passes over the first batch.
     """
-    found: dict[str, float] = {}
-    notes: list[str] = []
-    k = len(sweep.cosines)
-    if k > 1 and sweep.kind != "lines":
-        largest = float(np.abs(sweep.cosines[~np.eye(k, dtype=bool)]).max())
-        found["max_cosine"] = largest
-        if largest > _MAX_COSINE:
-            notes.append(
-                f"the directions are not orthogonal: |cosine| up to {largest:.2f}, so that "
-                "distances in the picture are not those between the weights"
-            )
-    clipped = np.isposinf(sweep.loss) & sweep.done
-    found["clipped_share"] = float(clipped.mean())
-    if clipped.any():
-        notes.append(f"{clipped.mean():.1%} of the points are beyond the clip, or overflow")
-    if sweep.num_nan:
-        notes.append(f"the loss is NaN at {sweep.num_nan} of {sweep.done.size} points: kept as NaN")
-    filled_in = ~sweep.done & np.isfinite(sweep.loss)
-    if filled_in.any():
-        found["interpolated_share"] = float(filled_in.mean())
-    if measure:
-        ends = sorted({0, len(coefficients) - 1})
-        losses = torch.as_tensor(sweep.loss.reshape(-1)[ends])
-        some = coefficients[ends]
+    found, notes = evident(sweep)
+    if sweep.quadratic is not None and sweep.bn in ("recalibrate", "interpolate"):
+        notes += (
+            f"the quadratic keeps BatchNorm's statistics as they are at the center, while "
+            f"bn={sweep.bn!r} moves them: it is not the expansion of this slice",
+        )
+    remade = _remaking(objective, chart, directions)
+    is_frozen = sweep.bn == "eval" and objective.has_batch_norm
+    if measure and (is_frozen or remade is not None):
+        # Not the sweep's own losses, which a clip or a shard leaves out, and which an early stop
+        # or another execution rounds.
+        ends = coefficients[:: max(1, len(coefficients) - 1)]
+        losses = objective.losses(chart.thetas(ends))
         rise = float((losses - sweep.center_loss).abs().max())
-        found |= _stale_statistics(sweep, objective, chart, some, losses, rise, notes)
-        found |= _rescaling(objective, chart, some, losses, directions, rise, notes)
+        for scalars, sentences in (
+            _stale_statistics(objective, chart, ends, losses, rise) if is_frozen else ({}, ()),
+            _rescaling(objective, remade, ends, losses, rise) if remade is not None else ({}, ()),
+        ):
+            found |= scalars
+            notes += sentences
     return replace(sweep, caveats=found, notes=(*sweep.notes, *notes))
 
 
 def _stale_statistics(
-    sweep: Sweep,
-    objective: Objective,
-    chart: Chart,
-    coefficients: Tensor,
-    losses: Tensor,
-    rise: float,
-    notes: list[str],
-) -> dict[str, float]:
+    objective: Objective, chart: Chart, ends: Tensor, losses: Tensor, rise: float
+) -> Found:
     """How far frozen BatchNorm statistics are from those that the moved weights would have."""
-    if sweep.settings["bn"] != "eval" or not objective.has_batch_norm:
-        return {}
-    if not losses.isfinite().all():  # clipped, or the shard of another
-        losses = objective.losses(chart.thetas(coefficients))
-        rise = float((losses - sweep.center_loss).abs().max())
-    fresh = objective.under("recalibrate").losses(chart.thetas(coefficients))
+    recalibrated = objective.under("recalibrate")
+    fresh = recalibrated.losses(chart.thetas(ends))
     gap = float((fresh - losses).abs().max())
-    if not gap <= _SHARE * rise:
-        pairs = ", ".join(
-            f"{frozen:.3g} instead of {recalculated:.3g}"
-            for frozen, recalculated in zip(losses.tolist(), fresh.tolist(), strict=True)
-        )
-        notes.append(
-            f"BatchNorm's frozen statistics mislead: at the ends the loss is {pairs} with "
-            "statistics of the moved weights. bn='recalibrate' shows those"
-        )
-    return {"stale_bn_gap": gap}
+    if gap <= _SHARE * rise < float("inf"):
+        return {"stale_bn_gap": gap}, ()
+    pairs = ", ".join(
+        f"{frozen:.3g} instead of {fresh:.3g}"
+        for frozen, fresh in zip(losses.tolist(), fresh.tolist(), strict=True)
+    )
+    note = (
+        f"BatchNorm's frozen statistics mislead: at the ends the loss is {pairs} with statistics "
+        "of the moved weights. bn='recalibrate' shows those"
+    )
+    return {"stale_bn_gap": gap}, (note,)
+
+
+def _remaking(
+    objective: Objective, chart: Chart, directions: Sequence[Tensor]
+) -> Callable[[Tensor], Tensor] | None:
+    """Draws the directions again at other weights; None where they do not follow from a seed."""
+    recipes: list[Any] = [getattr(direction, "recipe", {}) for direction in directions]
+    if not all(recipe.get("kind") == "random" for recipe in recipes):
+        return None
+    if not torch.equal(chart.center, objective.theta):
+        return None
+
+    def remade(theta: Tensor) -> Tensor:
+        made: list[Direction] = [regenerate(objective, recipe, theta) for recipe in recipes]
+        return torch.stack([vector.as_subclass(Tensor) for vector in made])
+
+    return remade
 
 
 def _rescaling(
     objective: Objective,
-    chart: Chart,
-    coefficients: Tensor,
+    remade: Callable[[Tensor], Tensor],
+    ends: Tensor,
     losses: Tensor,
-    directions: Sequence[Tensor],
     rise: float,
-    notes: list[str],
-) -> dict[str, float]:
+) -> Found:
     """How far the loss changes when neurons are rescaled, the function staying as it is."""
-    recipes: list[Any] = [getattr(direction, "recipe", {}) for direction in directions]
-    if not all(recipe.get("kind") == "random" for recipe in recipes) or not losses.isfinite().all():
-        return {}
-
-    def again(theta: Tensor) -> Tensor:
-        made: list[Direction] = [regenerate(objective, recipe, theta) for recipe in recipes]
-        return torch.stack([vector.as_subclass(Tensor) for vector in made])
-
-    if not torch.equal(chart.center, objective.theta):
-        return {}
-    change = rescaling_change(objective, again, coefficients, losses)
+    if not losses.isfinite().all():
+        return {}, ()
+    change = rescaling_change(objective, remade, ends, losses)
     if change is None:
-        return {}
-    if change > _SHARE * rise:
-        notes.append(
-            f"the picture depends on the scale of single neurons: with each rescaled by a factor "
-            f"of 1/2 to 2, the function the same, the loss at the ends changes by up to "
-            f"{change:.2g}. normalize='element' does not depend on it"
-        )
-    return {"rescaling_change": change}
+        return {}, ()
+    if change <= _SHARE * rise:
+        return {"rescaling_change": change}, ()
+    note = (
+        "the picture depends on the scale of single neurons: with each rescaled by a factor of "
+        f"1/2 to 2, the function the same, the loss at the ends changes by up to {change:.2g}. "
+        "normalize='element' does not depend on it"
+    )
+    return {"rescaling_change": change}, (note,)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from landscape.slices.quadratic import Quadratic
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["AXES", "Sweep", "merge"]
+__all__ = ["AXES", "Sweep", "evident", "merge"]
 
 Array = NDArray[np.float64]
 
@@ -28,6 +29,7 @@ AXES = ("a", "b", "c", "d", "e", "f")  # theta = center + a d_1 + b d_2 + ...
 _FIELDS = {
     "loss": ("loss", "loss of the data, without any penalty"),
     "standard_error": ("loss", "standard error of loss - loss at the center, from paired examples"),
+    "subset_error": ("loss", "part of the standard error that is due to examples left out"),
     "accuracy": ("1", "share of examples that are right"),
     "class_loss": ("loss", "loss of the examples of a class"),
     "class_accuracy": ("1", "share of a class that is right"),
@@ -36,13 +38,25 @@ _FIELDS = {
     "slope": ("loss", "derivative along each direction, per unit of its coordinate"),
     "num_examples": ("1", "examples that were seen before the point was left"),
 }
-_CAVEATS = {
-    "clipped_share": "share of points beyond the clip",
-    "max_cosine": "largest |cosine| between two directions",
-    "stale_bn_gap": "largest |loss with frozen - with recalculated BatchNorm statistics| tried",
-    "rescaling_change": "largest change of the loss when neurons are rescaled, the function equal",
-    "interpolated_share": "share of points that were filled in between measured ones",
+_SCALARS = {
+    "center_loss": ("loss", "loss at the center"),
+    "center_error": ("loss", "standard error of the loss at the center, as of a fresh draw"),
+    "smallest_loss": ("loss", "least finite loss of the grid"),
+    "largest_loss": ("loss", "greatest finite loss of the grid"),
+    "nan_points": ("1", "evaluated points whose loss is NaN"),
+    "clipped_share": ("1", "share of points whose loss is infinite, or beyond the clip"),
+    "max_cosine": ("1", "largest |cosine| between two directions"),
+    "stale_bn_gap": (
+        "loss",
+        "largest |loss with frozen - recalculated BatchNorm statistics| tried",
+    ),
+    "rescaling_change": (
+        "loss",
+        "largest change tried when neurons are rescaled, the function kept",
+    ),
+    "interpolated_share": ("1", "share of points that were filled in between measured ones"),
 }
+_MAX_COSINE = 0.1  # above it, distances in the picture are visibly wrong
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -120,7 +134,7 @@ class Sweep(Result):
     @property
     def standard_error(self) -> Array:
         """Of loss - center loss, as of a fresh draw of as many examples; NaN where unknown."""
-        return self.fields["standard_error"]
+        return self.fields.get("standard_error", np.full(self.shape, np.nan))
 
     def __getitem__(self, name: str) -> Array:
         if name not in self.fields:
@@ -142,7 +156,7 @@ class Sweep(Result):
 
     @property
     def status(self) -> str:
-        """ "converged" when every point was measured, else how many are missing."""
+        """ "converged" when every point was measured or filled in, else how many are missing."""
         missing = int((~self.done & np.isnan(self.loss)).sum())
         return f"{missing} of {self.done.size} points missing" if missing else "converged"
 
@@ -152,10 +166,11 @@ class Sweep(Result):
 
         grid = self.axes
         dataset = xr.Dataset(coords=self._coordinate_variables())
+        metrics = cast("Sequence[str]", self.settings.get("metrics", ()))
         for name, values in self.fields.items():
-            unit, words = _described(name)
-            extra = [_extra_dimension(name)] if values.ndim > len(grid) else []
-            dataset[name] = ((*grid, *extra), values, {"units": unit, "long_name": words})
+            known, meaning = _described(name, metrics)
+            extra = [] if values.ndim == len(grid) else [self._extra_dimension(known)]
+            dataset[name] = ((*grid, *extra), values, meaning)
         meaning = {"units": "1", "long_name": "whether the point was evaluated"}
         dataset["done"] = (grid, self.done, meaning)
         names = ("direction", "other_direction")
@@ -166,17 +181,19 @@ class Sweep(Result):
         if self.quadratic is not None:
             slope = {"units": "loss", "long_name": "slope at the center, per unit of coordinate"}
             dataset["center_slope"] = (names[:1], self.quadratic.slope, slope)
-            curved = {"units": "loss", "long_name": "Hessian at the center, in the coordinates"}
+            curved: dict[str, str | float] = {
+                "units": "loss",
+                "long_name": "Hessian at the center, in the coordinates",
+                "asymmetry": self.quadratic.asymmetry,
+            }
             dataset["center_curvature"] = (names, self.quadratic.curvature, curved)
         if self.marks:
             places = np.asarray(list(self.marks.values()))
             attributes = {"units": "1", "long_name": "coordinates of the marked points"}
             dataset["mark_place"] = (("mark", "direction"), places, attributes)
-            dataset = dataset.assign_coords(mark=list(self.marks))
         for name, number in self._scalars().items():
-            unit = "loss" if "loss" in name or name.endswith(("_gap", "_change")) else "1"
-            meaning = {"units": unit, "long_name": _CAVEATS.get(name, name.replace("_", " "))}
-            dataset[name] = ((), number, meaning)
+            unit, words = _SCALARS.get(name, ("1", name.replace("_", " ")))
+            dataset[name] = ((), number, {"units": unit, "long_name": words})
         dataset.attrs["direction_names"] = "\n".join(self.direction_names)
         dataset.attrs["direction_recipes"] = json.dumps([dict(one) for one in self.recipes])
         dataset.attrs["bn"] = self.bn
@@ -190,19 +207,27 @@ class Sweep(Result):
             )
         return dataset
 
-    def _coordinate_variables(self) -> dict[str, tuple[tuple[str], object, dict[str, str]]]:
-        found: dict[str, tuple[tuple[str], object, dict[str, str]]] = {}
-        for index, (name, values) in enumerate(zip(self.axes, self.coordinates, strict=True)):
-            if name == "direction":
-                continue
-            along = self.direction_names[index] if self.kind != "lines" else "each direction"
-            norms = self.direction_norms
-            length = f" (||d|| = {norms[index]:.4g})" if self.kind != "lines" else ""
-            meaning = {"units": f"d{index + 1}", "long_name": f"along {along}{length}"}
-            found[name] = ((name,), values, meaning)
-        k = len(self.direction_norms)
-        found["direction"] = (("direction",), np.arange(k), {"units": "1", "long_name": "index"})
+    def _coordinate_variables(self) -> dict[str, tuple[str, object, dict[str, str]]]:
+        found: dict[str, tuple[str, object, dict[str, str]]] = {}
+        norms = self.direction_norms
+        if self.kind == "lines":
+            meaning = {"units": "d", "long_name": "along each direction d"}
+            found[AXES[0]] = (AXES[0], self.coordinates[1], meaning)
+        else:
+            for index, (name, values) in enumerate(zip(self.axes, self.coordinates, strict=True)):
+                along = f"along {self.direction_names[index]} (||d|| = {norms[index]:.4g})"
+                found[name] = (name, values, {"units": f"d{index + 1}", "long_name": along})
+        numbers = {"units": "1", "long_name": "number of the direction, from 0"}
+        found["direction"] = ("direction", np.arange(len(norms)), numbers)
+        if self.marks:
+            named = {"units": "1", "long_name": "name of the marked point"}
+            found["mark"] = ("mark", list(self.marks), named)
         return found
+
+    def _extra_dimension(self, field: str) -> str:
+        if field != "slope":
+            return "class"
+        return "other_direction" if self.kind == "lines" else "direction"
 
     def _scalars(self) -> dict[str, float]:
         finite = self.loss[np.isfinite(self.loss)]
@@ -216,18 +241,52 @@ class Sweep(Result):
         return found | dict(self.caveats)
 
 
+def evident(sweep: Sweep) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The caveats that a sweep shows by itself, and a sentence for each that matters."""
+    found: dict[str, float] = {}
+    notes = []
+    k = len(sweep.cosines)
+    if k > 1 and sweep.kind != "lines":
+        largest = float(np.abs(sweep.cosines[~np.eye(k, dtype=bool)]).max())
+        found["max_cosine"] = largest
+        if largest > _MAX_COSINE:
+            notes.append(
+                f"the directions are not orthogonal: |cosine| up to {largest:.2f}, so that "
+                "distances in the picture are not those between the weights"
+            )
+    filled_in = ~sweep.done & np.isfinite(sweep.loss)
+    num_known = max(1, int((sweep.done | filled_in).sum()))
+    num_clipped = int((np.isposinf(sweep.loss) & sweep.done).sum())
+    found["clipped_share"] = num_clipped / num_known
+    if num_clipped:
+        clip = sweep.settings.get("clip")
+        reason = "infinite" if clip is None else f"beyond the clip of {clip:g}"
+        notes.append(f"the loss is {reason} at {num_clipped} of {num_known} points")
+    if sweep.num_nan:
+        notes.append(f"the loss is NaN at {sweep.num_nan} of {num_known} points: kept as NaN")
+    if filled_in.any():
+        found["interpolated_share"] = float(filled_in.mean())
+        notes.append(
+            f"{found['interpolated_share']:.1%} of the points were filled in between measured "
+            "ones, by linear interpolation"
+        )
+    return found, tuple(notes)
+
+
 def merge(sweeps: Sequence[Sweep]) -> Sweep:
-    """One sweep from shards of it: each point from the shard that evaluated it.
+    """One sweep from shards of it: each point from the first shard that evaluated it.
+
+    The order in which they are given does not matter.
 
     Raises:
         RequestError: shards of different requests, or none.
     """
     if not sweeps:
         raise RequestError("there are no sweeps to merge. Give one or more shards.")
-    first = sweeps[0]
+    first, *others = ordered = sorted(sweeps, key=_part)
     fields = {name: values.copy() for name, values in first.fields.items()}
     done = first.done.copy()
-    for other in sweeps[1:]:
+    for other in others:
         same = (
             other.kind == first.kind
             and other.provenance == first.provenance
@@ -239,34 +298,42 @@ def merge(sweeps: Sequence[Sweep]) -> Sweep:
                 "the sweeps are shards of different requests: grid, directions, objective and "
                 "settings must agree in all but `shard`."
             )
+        fresh = other.done & ~done
         for name, values in other.fields.items():
-            fields[name][other.done] = values[other.done]
-        done |= other.done
-    return replace(
+            fields[name][fresh] = values[fresh]
+        done |= fresh
+    merged = replace(
         first,
         fields=fields,
         done=done,
         settings=_without_shard(first.settings),
-        caveats={**first.caveats, "clipped_share": float(np.isposinf(fields["loss"]).mean())},
-        wall_time=sum(sweep.wall_time for sweep in sweeps),
+        wall_time=math.fsum(sweep.wall_time for sweep in sweeps),
         num_products=sum(sweep.num_products for sweep in sweeps),
-        notes=tuple(dict.fromkeys(note for sweep in sweeps for note in sweep.notes)),
     )
+    # What the shards show says little of the whole, such as a share of points.
+    shown, sentences = evident(merged)
+    parts = {sentence for sweep in sweeps for sentence in evident(sweep)[1]}
+    measured = {name: value for sweep in ordered for name, value in sweep.caveats.items()}
+    notes = [note for sweep in ordered for note in sweep.notes if note not in parts]
+    return replace(merged, caveats=measured | shown, notes=(*dict.fromkeys(notes), *sentences))
+
+
+def _part(sweep: Sweep) -> list[int]:
+    index, count = cast("Sequence[int]", sweep.settings.get("shard", (0, 1)))
+    return [count, index]
 
 
 def _without_shard(settings: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in settings.items() if name != "shard"}
 
 
-def _described(name: str) -> tuple[str, str]:
-    for known, described in _FIELDS.items():
-        if name == known:
-            return described
-        if name.endswith(f"_{known}"):  # of another data set: test_loss
-            data = name.removesuffix(f"_{known}")
-            return described[0], f"{described[1]} ({data})"
-    return "1", name.replace("_", " ")
-
-
-def _extra_dimension(name: str) -> str:
-    return "direction" if name.endswith("slope") else "class"
+def _described(name: str, metrics: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Which of our fields it is, if any, with its unit and meaning."""
+    mine = [known for known in _FIELDS if name == known or name.endswith(f"_{known}")]
+    theirs = any(name == metric or name.endswith(f"_{metric}") for metric in metrics)
+    if theirs or not mine:
+        return "", {"units": "1", "long_name": name.replace("_", " ")}
+    known = max(mine, key=len)  # class_loss is no loss of the data "class"
+    unit, words = _FIELDS[known]
+    data = name.removesuffix(known).removesuffix("_")
+    return known, {"units": unit, "long_name": f"{words} ({data})" if data else words}
