@@ -228,7 +228,7 @@ def test_points_that_are_nan_at_both_ends_do_not_hide_a_wrong_candidate(monkeypa
 
 def largest_chunk(monkeypatch, room, model=net, **options):
     monkeypatch.setattr("landscape.slices.trial.available_bytes", lambda _: room)
-    monkeypatch.setattr(trial._Trial, "_try", lambda self, e: tried.append(e) or True)
+    monkeypatch.setattr(trial._Trial, "_try", lambda self, e, **_: tried.append(e) or True)
     tried = []
     objective = objective_of(model, **options)
     chosen(objective, num=10**5)
