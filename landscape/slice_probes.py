@@ -30,7 +30,7 @@ from landscape.slices.options import SweepOptions
 from landscape.slices.sweep import Sweep
 from landscape.slices.sweeping import Radius, line, lines, plane, plane_through
 from landscape.slices.topology import topology
-from landscape.slices.trajectory import trajectory
+from landscape.slices.trajectory import checkpoints_fingerprint, trajectory
 
 __all__ = ["SliceProbes"]
 
@@ -86,6 +86,8 @@ class SliceProbes:
         if self._plan.towards:
             thetas = {str(index): theta for index, (theta, _) in enumerate(self.others())}
             found["towards_fingerprint"] = fingerprint(thetas).hex()
+        if probe == "trajectory":
+            found["checkpoints_fingerprint"] = checkpoints_fingerprint(self._members())
         return found
 
     def others(self) -> list[tuple[Tensor, dict[str, Tensor]]]:
@@ -224,11 +226,13 @@ class SliceProbes:
             orthogonal=plan.num_seeds == 1,
         )
 
+    def _members(self) -> _Members:
+        return _Members(self._plan.members, self._source, self._objective)
+
     def _trajectory(self, options: SweepOptions, progress: Ticks) -> list[Result]:
         plan, objective = self._plan, self._objective
-        members = _Members(plan.members, self._source, objective)
         path = trajectory(
-            objective, members, names=[one.stem for one in plan.members], progress=progress
+            objective, self._members(), names=[one.stem for one in plan.members], progress=progress
         )
         radius: Radius = plan.radii()  # type: ignore[assignment]
         if plan.radius == _PLAIN_RADIUS:
