@@ -108,6 +108,20 @@ def test_it_is_the_dense_hessian_restricted_to_the_directions(kind, batch_size):
     np.testing.assert_allclose(found.slope, vectors @ objective.gradient(), rtol=1e-12)
 
 
+def test_it_is_the_dense_hessian_at_another_center():
+    model, inputs, targets = network(MLP)
+    objective = Objective(model, (inputs, targets))
+    center = objective.theta + random_vectors(objective.space.size, 1, seed=9)[:, 0]
+    vectors = random_vectors(objective.space.size, 2).T
+    found = expand(objective, vectors, center)
+    with torch.no_grad():
+        for parameter, block in zip(model.parameters(), objective.space.split(center), strict=True):
+            parameter.copy_(block)
+    hessian = dense_hessian(model, inputs, targets, F.cross_entropy)
+    np.testing.assert_allclose(found.curvature, vectors @ hessian @ vectors.T, rtol=1e-11)
+    assert found.value == pytest.approx(F.cross_entropy(model(inputs), targets).item(), rel=1e-13)
+
+
 def test_a_selection_of_parameters_has_the_block_of_the_hessian():
     model, inputs, targets = network(MLP)
     objective = Objective(model, (inputs, targets), params="head")

@@ -29,6 +29,8 @@ PLAIN = SweepOptions(execution=Execution("batched", chunk=4), caveats=False)
 EVERY_FIELD = ("loss", "accuracy", "class_loss", "class_accuracy", "penalty", "gradient_norm")
 EVERY_FIELD += ("slope",)
 
+CURVATURE = np.array([[3.0, 0.5], [0.5, 1.0]])
+
 
 def made(**changes):
     """A plane (3, 2) with values that a file could spoil, and everything else that there can be."""
@@ -51,7 +53,7 @@ def made(**changes):
             "center_error": 0.125,
             "caveats": {"stale_bn_gap": 0.5, "clipped_share": 1 / 6},
             "marks": {"A": (0.0, 0.0), "ein Ü": (1.0, -0.0)},
-            "quadratic": Quadratic(0.75, np.array([1.0, -2.0]), np.eye(2), 1e-17),
+            "quadratic": Quadratic(0.75, np.array([1.0, -2.0]), CURVATURE, 1e-17),
             "vectors": torch.arange(10.0, dtype=torch.float64).view(2, 5),
             "recipes": ({"kind": "random", "seed": 0}, {"kind": "towards"}),
             "settings": {"num": [3, 2], "clip": 9.0, "seed": 3},
@@ -298,6 +300,8 @@ def test_scalars_are_what_they_say():
     }
     scalars = {name: float(variable) for name, variable in dataset.items() if not variable.dims}
     assert scalars == wanted
+    np.testing.assert_array_equal(dataset["center_slope"], [1.0, -2.0])
+    np.testing.assert_array_equal(dataset["center_curvature"], [[3.0, 0.5], [0.5, 1.0]])
     assert dataset["center_curvature"].attrs["asymmetry"] == 1e-17
     nowhere = made(fields={"loss": np.full((3, 2), np.inf)}).to_dataset()
     assert np.isnan(nowhere["smallest_loss"])
