@@ -244,7 +244,7 @@ def draw_marks(axis: Axes, data: xr.Dataset) -> Iterator[Artist]:
             path_effects=halo(2.0),
         )
         yield center
-    for place, name in zip(places, names, strict=True):
+    for index, (place, name) in enumerate(zip(places, names, strict=True)):
         axis.plot(
             *place[:, None],
             marker="o",
@@ -255,12 +255,15 @@ def draw_marks(axis: Axes, data: xr.Dataset) -> Iterator[Artist]:
             zorder=3,
         )
         right = place[0] > (a.min() + a.max()) / 2
+        # Every other name beneath its point: two points at one height would share a line of text.
+        beneath = index % 2 == 0 and len(places) > 1 and place[1] < (b.min() + b.max()) / 2
         axis.annotate(
             name,
             place,
-            xytext=(-6 if right else 6, 5),
+            xytext=(-6 if right else 6, -5 if beneath else 5),
             textcoords="offset points",
             ha="right" if right else "left",
+            va="top" if beneath else "baseline",
             fontsize=SIZE - 1,
             color=INK,
             zorder=3.2,

@@ -213,6 +213,10 @@ class Evaluator:
             found["num_examples"] = seen["count"]
             share = seen["count"] / self._whole["count"]
             found["subset_error"] = found["standard_error"] * np.sqrt(1 - share)
+        # The largest of outputs that are NaN is one of them, and no answer.
+        for name in ("accuracy", "class_accuracy"):
+            if name in means:
+                means[name][np.isnan(found["loss"])] = math.nan
         return found | means
 
     def _means(self, sums: Values, seen: Values) -> Values:

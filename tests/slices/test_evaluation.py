@@ -593,3 +593,24 @@ def test_a_pass_is_counted_for_each_point_and_one_for_the_center():
     assert runs.passes == 1
     runs.values(normal(7, 2))
     assert runs.passes == pytest.approx(8)
+
+
+def test_outputs_that_are_nan_have_no_accuracy():
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3, 2, dtype=torch.float64))
+
+        def forward(self, inputs):
+            return (inputs @ self.weight.T).sqrt()
+
+    inputs = torch.ones(4, 2, dtype=torch.float64)
+    objective = Objective(Root(), (inputs, torch.zeros(4, dtype=torch.long)))
+    chart = Chart(objective.theta, torch.ones(1, 6, dtype=torch.float64))
+    measures = Measures(objective, ("loss", "accuracy", "class_accuracy"))
+    evaluator = Evaluator(objective, chart, measures, Execution())
+    found = evaluator.values(torch.tensor([[-2.0], [0.0], [1.0]], dtype=torch.float64))
+    for name in ("loss", "accuracy"):
+        assert np.isnan(found[name]).tolist() == [True, False, False], name
+    assert np.isnan(found["class_accuracy"][0]).all()
+    assert found["class_accuracy"][1:, 0].tolist() == [1.0, 1.0]
