@@ -50,7 +50,7 @@ class Part:
         size: number of examples.
         sums: (b,) weighted loss of each example at the center; None where they are not told apart.
         weights: (b,) their weights.
-        classes: (elements,) class of each, K where it is left out; where classes are measured.
+        classes: (elements,) class of each, where classes are measured.
         constants: sums over the part that are the same at every point, in float64 on the CPU.
         is_bounded: whether no loss of the part can be below 0, wherever the weights are.
     """
@@ -158,8 +158,8 @@ class Measures:
 
     def _by_class(self, classes: Tensor, elements: Tensor) -> Tensor:
         """Sums (K,) over the elements of each class."""
-        zeros = elements.new_zeros(self.num_classes + 1, dtype=torch.float64)
-        return zeros.index_add(0, classes, elements.double().reshape(-1))[:-1]
+        zeros = elements.new_zeros(self.num_classes, dtype=torch.float64)
+        return zeros.index_add(0, classes, elements.double().reshape(-1))
 
     # -- at the center -------------------------------------------------------------------------
 
@@ -187,8 +187,8 @@ class Measures:
             assert told is not None
             assert term.target is not None
             assert term.weights is not None
-            labels = term.target.reshape(-1).long()
-            classes = labels.masked_fill(~told.counted.reshape(-1), self.num_classes)
+            # What is left out adds 0 to whichever class it is put into.
+            classes = term.target.reshape(-1).long().masked_fill(~told.counted.reshape(-1), 0)
             constants["class_weight"] = self._by_class(classes, term.weights).cpu()
             constants["class_count"] = self._by_class(classes, told.counted).cpu()
         return Part(batch, size, sums, weights, classes, constants, self._is_bounded(term))
@@ -236,8 +236,6 @@ class Measures:
         found = {"loss": sums["total"] / total_weight, "standard_error": math.nan}
         if not self.is_paired:
             return found
-        if not seen["weight"] > 0:  # only what is left out
-            return found
         mean = sums["difference"] / seen["weight"]
         if not is_whole:
             # The part that was not seen is known at the center: only the difference is estimated.
@@ -249,8 +247,6 @@ class Measures:
         )
         scale = total_weight * seen["weight"] / whole["weight"]
         found["standard_error"] = _error(max(spread, 0.0), int(seen["told"]), scale)
-        if math.isinf(found["loss"]):
-            found["standard_error"] = math.nan
         return found
 
 

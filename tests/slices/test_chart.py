@@ -77,6 +77,8 @@ def test_directions_that_do_not_move_leave_the_others_bits_alone():
     assert torch.equal(three.thetas(coefficients), one.thetas(coefficients[:, 1:2]))
     mixed = torch.cat([coefficients, torch.ones(1, 3, dtype=torch.float64)])
     assert torch.equal(three.thetas(mixed)[:2], one.thetas(coefficients[:, 1:2]))
+    assert torch.equal(three.thetas(mixed)[2], three.thetas(mixed[2:])[0])
+    assert not torch.equal(three.thetas(mixed)[2], one.thetas(mixed[2:, 1:2])[0])
 
 
 def test_buffers_move_along_a_line_and_reach_the_other_checkpoints():

@@ -119,12 +119,16 @@ def test_standard_error_is_that_of_a_ratio_of_sums_over_examples(build, executio
     chart, points = chart_of(objective), normal(5, 1, seed=6)
     found = measured(objective, points=points, execution=execution, chart=chart)
     start, weights = map(by_example, elements(objective, chart.center))
+    runs = Evaluator(objective, chart, Measures(objective), execution)
     count, total = (weights != 0).sum().item(), objective.total_weight
     for theta, error in zip(chart.thetas(points), found["standard_error"], strict=True):
         change = by_example(elements(objective, theta)[0]) - start
         ratio = change.sum() / weights.sum()
         spread = (change - weights * ratio).square().sum()
         assert error == pytest.approx(math.sqrt(count / (count - 1) * spread) / total, rel=1e-9)
+    spread = (start - weights * start.sum() / weights.sum()).square().sum()
+    own = math.sqrt(count / (count - 1) * spread) / total
+    assert runs.center.standard_error == pytest.approx(own, rel=1e-12)
 
 
 def test_standard_error_is_the_spread_over_resampled_data():
@@ -242,6 +246,15 @@ def test_tokens_have_classes_too():
         losses = elements(objective, theta)[0].flatten()
         means = [losses[target == label].mean().item() for label in range(3)]
         assert found["class_loss"][index].tolist() == pytest.approx(means, rel=1e-12)
+
+
+def test_a_column_of_labels_has_classes_too():
+    fields = ("accuracy", "class_loss", "class_accuracy")
+    counted = torch.where(torch.arange(30) % 5 == 0, -100, labels)
+    row = measured(Objective(model, cut(inputs, counted, 7)), fields)
+    column = measured(Objective(model, cut(inputs, counted[:, None], 7)), fields)
+    for name in fields:
+        assert column[name].tolist() == row[name].tolist()
 
 
 def test_a_class_that_is_lost_does_not_take_the_others_along():

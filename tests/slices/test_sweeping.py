@@ -457,6 +457,10 @@ WRONG = {
         r"an axis of \(1.0, -1.0\)",
     ),
     "a NaN radius": (lambda: line(objective, directions[0], radius=float("nan")), "axis of nan"),
+    "no end": (
+        lambda: line(objective, directions[0], radius=[(0.0, float("inf"))]),
+        r"an axis of \(0.0, inf\)",
+    ),
     "three ends": (lambda: line(objective, directions[0], radius=[(0, 1, 2)]), "an axis of"),
     "a word for a radius": (
         lambda: line(objective, directions[0], radius="atuo"),
