@@ -443,7 +443,7 @@ def test_recalibrated_statistics_allow_to_leave_early():
 
 
 @pytest.mark.parametrize("size", [40, 7, 200])
-@pytest.mark.parametrize("execution", MODES, ids=str)
+@pytest.mark.parametrize("execution", [*MODES, Execution("batched", 5, reuse=True)], ids=str)
 def test_a_point_is_infinite_exactly_where_its_loss_is_beyond_the_clip(execution, size):
     objective = sorted_by_class(num=200, size=size)
     chart = towards_one_class(objective)

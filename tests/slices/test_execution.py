@@ -318,10 +318,49 @@ def test_batch_norm_binds_the_examples_only_in_batch_mode(bn, may):
 
 
 def test_memory_format_is_that_of_the_images():
-    objective = Objective(images_model, cut(images.expand(-1, 1, -1, -1), image_labels, 4))
-    (batch, _), *_ = batches_of(objective, Execution(channels_last=True))
-    assert batch[0].is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(batch[0], images[:4])
+    colours = normal(10, 2, 3, 3)
+    objective = Objective(
+        nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten()).double(), cut(colours, labels, 4)
+    )
+    for execution, is_last in ((Execution(channels_last=True), True), (Execution(), False)):
+        (batch, _), *_ = batches_of(objective, execution)
+        assert batch[0].is_contiguous(memory_format=torch.channels_last) is is_last
+        assert batch[0].is_contiguous() is not is_last
+        assert torch.equal(batch[0], colours[:4])
+
+
+class Watching(nn.Module):
+    """Notes which attention it would be given."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.seen = nn.Linear(4, 3), []
+
+    def forward(self, inputs):
+        self.seen.append(torch.backends.cuda.flash_sdp_enabled())
+        return self.head(inputs)
+
+
+def test_points_at_a_time_take_an_attention_that_can_be_batched():
+    objective = Objective(Watching().double(), (inputs, labels))
+    seen = objective.model.seen
+    for execution, flash in ((Execution(), True), (Execution("batched", 2), False)):
+        runs = evaluator(objective, chart_of(objective), execution)
+        seen.clear()
+        runs.values(normal(4, 2))
+        assert set(seen) == {flash}
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_parts_of_data_that_are_read_anew_keep_no_batch():
+    for cache_bytes, is_kept in ((None, True), (0, False)):
+        objective = Objective(model, cut(inputs, labels, 4), cache_bytes=cache_bytes)
+        runner = Runner(objective, chart_of(objective), Measures(objective), Execution())
+        with runner.running():
+            parts = runner.parts()
+        assert [part.batch is not None for part in runner.released(parts)] == [is_kept] * 3
+        again = [part.batch[1] for part in runner.renewed(runner.released(parts))]
+        assert torch.equal(torch.cat(again), labels)
 
 
 def test_single_precision_is_added_up_in_double():
