@@ -48,17 +48,13 @@ class FirstLayer:
         batch = next(iter(objective.batches))
         length = batch_length(batch)
         few = slice_batch(batch, 0, min(_TRIED, length), length)
-        alone = _STEP * torch.eye(chart.num_axes, dtype=torch.float64)
-        together = _STEP ** torch.arange(1, chart.num_axes + 1, dtype=torch.float64)
-        steps = torch.cat([0 * alone[:1], alone, together[None]])
+        step = _STEP ** torch.arange(1, chart.num_axes + 1, dtype=torch.float64)
+        center, elsewhere = chart.thetas(torch.stack([0 * step, step]))
         moves = objective.bn == "recalibrate" or any(chart.buffer_steps)
-        buffers = _other_statistics(objective) if moves else {}
-        calls = [
-            _calls(objective, theta, few, buffers if index else {})
-            for index, theta in enumerate(chart.thetas(steps))
-        ]
+        here = _calls(objective, center, few, {})
+        there = _calls(objective, elsewhere, few, _other_statistics(objective) if moves else {})
         tied = set(objective.space.aliases.values())
-        for name, seen in calls[0].items():
+        for name, seen in here.items():
             parameter = f"{name}.weight"
             if parameter not in objective.space.names or parameter in tied or len(seen) != 1:
                 continue
@@ -66,7 +62,8 @@ class FirstLayer:
             needed = (chart.num_axes + 1) * outputs.nbytes / min(_TRIED, length)
             budget = _BYTE_SHARE * available_bytes(objective.device)
             fits = needed * objective.batches.num_examples <= budget
-            if fits and all(_is_same(inputs, other.get(name, [])) for other in calls[1:]):
+            again = there.get(name, [])
+            if fits and len(again) == 1 and torch.equal(again[0][0], inputs):
                 return cls(objective, chart, name)
         return None
 
@@ -145,10 +142,6 @@ def _other_statistics(objective: Objective) -> dict[str, Tensor]:
         for name, buffer in objective.buffers.items()
         if buffer.is_floating_point()
     }
-
-
-def _is_same(inputs: Tensor, calls: list[tuple[Tensor, Tensor]]) -> bool:
-    return len(calls) == 1 and torch.equal(calls[0][0], inputs)
 
 
 def _calls(

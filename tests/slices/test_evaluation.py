@@ -393,6 +393,16 @@ def test_examples_that_are_left_out_tell_nothing(kept, size):
     assert (np.abs(found["loss"] - exact) <= 4 * found["subset_error"] + 1e-12).all()
 
 
+@pytest.mark.parametrize(("every", "least"), [(1, 30), (4, 100)])
+def test_an_error_is_believed_only_of_thirty_examples_that_count(every, least):
+    net, (x, y) = sorted_by_class(num=400, size=400).model, *sorted_by_class(400, 400).batches
+    y = torch.where(torch.arange(400) % every == 0, y, -100)
+    objective = Objective(net, cut(x, y, 5))
+    found = values(objective, towards_one_class(objective), POINTS, stop=Stop(error=1e3))
+    assert (found["num_examples"] >= least).all()
+    assert (found["num_examples"] <= 1.5 * least).all()
+
+
 class Centered(nn.Module):
     """Subtracts the batch's mean: examples feel each other, and no BatchNorm says so."""
 

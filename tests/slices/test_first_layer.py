@@ -304,6 +304,32 @@ def test_a_layer_that_is_called_again_later_is_an_error_and_never_a_wrong_number
         Evaluator(objective, chart, Measures(objective), Execution(reuse=True)).values(far)
 
 
+def test_a_layer_that_is_called_twice_at_the_center_alone_is_not_reused():
+    net = seeded(lambda: Sometimes(None))
+    start = net.hidden.weight.detach().clone()
+    net.when = lambda *_: torch.equal(net.hidden.weight, start)
+    assert reused(Objective(net, cut(X, Y, 4))) is None
+
+
+class Skipping(nn.Module):
+    """Goes around its first layer where the data ask for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, inputs):
+        return self.head(inputs if inputs.max() > 100 else torch.tanh(self.hidden(inputs)))
+
+
+def test_a_layer_that_some_batch_does_not_see_is_an_error():
+    inputs = X.clone()
+    inputs[5] = 101.0
+    objective = Objective(seeded(Skipping), cut(inputs, Y, 4))
+    with pytest.raises(RequestError, match="'hidden' is called 0 times for some batch"):
+        Evaluator(objective, chart_of(objective), Measures(objective), Execution(reuse=True))
+
+
 def test_the_layer_runs_once_a_batch_however_many_points_there_are():
     objective = objective_of(LAYERS["linear"][0])
     calls = []

@@ -108,13 +108,23 @@ def test_a_first_layer_is_reused_where_that_is_faster(speeds):
 def test_batches_keep_their_size_where_examples_feel_each_other():
     model, images, image_labels = network(ConvNet, num=20)
     objective = Objective(model, cut(images, image_labels, 5), bn="batch")
-    assert chosen(objective, bn="batch").execution.batch_size is None
+    choice = chosen(objective, bn="batch", num=10**5)
+    assert choice.execution.batch_size is None
+    assert not any("examples at a time" in note for note in choice.notes)
 
 
 @pytest.mark.parametrize("name", ["auto", "batched", "compiled"])
 def test_points_that_may_be_left_early_get_small_batches(name, monkeypatch):
     monkeypatch.setattr(trial, "_compiled", lambda objective: objective.model.forward)
     choice = chosen(objective_of(size=100), execution=name, largest_batch=40, num=10**5)
+    assert choice.execution.batch_size is None or choice.execution.batch_size <= 40
+
+
+@pytest.mark.parametrize("mode", ["loop", "batched"])
+def test_no_larger_batches_are_tried_where_points_may_be_left_early(mode, speeds):
+    speeds[lambda e: e.mode == mode and (e.batch_size or 0) > 40] = 1e-9
+    speeds[lambda e: e.mode == mode] = 1e-7
+    choice = chosen(objective_of(size=100), largest_batch=40, num=10**6)
     assert choice.execution.batch_size is None or choice.execution.batch_size <= 40
 
 
@@ -217,11 +227,13 @@ def test_points_that_are_nan_at_both_ends_do_not_hide_a_wrong_candidate(monkeypa
 
     objective = Objective(Root(), (normal(40, 1), normal(40, 1, seed=1)), "mse")
     chart = Chart(objective.theta, torch.ones(1, 1).double())
-    points = torch.tensor([[-3.0], [0.1], [0.2], [0.3], [-3.0]]).double()
+    points = torch.full((10**5, 1), 0.1, dtype=torch.float64)
+    points[[0, -1]] = -3.0
     speeds[lambda e: e.mode == "batched"] = 1e-9
     lying(monkeypatch, lambda e: e.mode == "batched")
     choice = choose(objective, chart, Measures, points, bn="eval", execution="auto")
     assert choice.execution.mode == "loop"
+    assert any("differs from the loop" in note for note in choice.notes)
 
 
 # -- memory ---------------------------------------------------------------------------------------
