@@ -14,7 +14,7 @@ from torch import nn
 
 from landscape.objective import Objective
 from landscape.slices import caveats
-from landscape.slices.directions import gradient_direction, random_directions
+from landscape.slices.directions import direction_towards, gradient_direction, random_directions
 from landscape.slices.execution import Execution
 from landscape.slices.options import SweepOptions
 from landscape.slices.sweep import merge
@@ -135,12 +135,13 @@ def recalibrated_loss(objective, theta):
         return F.cross_entropy(model.eval()(inputs), targets).item()
 
 
-def test_the_gap_of_frozen_statistics_is_that_of_an_own_computation():
+@pytest.mark.parametrize("radius", [1.0, 8.0])  # frozen statistics look better; and worse
+def test_the_gap_of_frozen_statistics_is_that_of_an_own_computation(radius):
     objective = conv_objective()
     directions = random_directions(objective, 2)
-    found = plane(objective, directions, (3, 2), [1.0, (0.0, 0.5)], options=LOOP)
-    first = objective.theta - directions[0]
-    last = objective.theta + directions[0] + 0.5 * directions[1]
+    found = plane(objective, directions, (3, 2), [radius, (0.0, 0.5)], options=LOOP)
+    first = objective.theta - radius * directions[0]
+    last = objective.theta + radius * directions[0] + 0.5 * directions[1]
     fresh = np.array([recalibrated_loss(objective, theta) for theta in (first, last)])
     frozen = found.loss[[0, -1], [0, -1]]
     wanted = np.abs(fresh - frozen).max()
@@ -149,6 +150,8 @@ def test_the_gap_of_frozen_statistics_is_that_of_an_own_computation():
     for stale, right in zip(frozen, fresh, strict=True):
         assert f"{stale:.3g} instead of {right:.3g}" in note
     assert "bn='recalibrate'" in note
+    assert (fresh.max() > frozen.max()) == (radius == 1.0)
+    assert found.notes[0] == "evaluated: loop"
 
 
 def test_statistics_that_are_right_at_the_ends_are_no_news():
@@ -188,12 +191,25 @@ def test_statistics_that_make_the_loss_overflow_are_told():
     assert notes_with(found, "mislead")
 
 
+def test_a_loss_that_is_infinite_with_frozen_statistics_only_is_told():
+    model, inputs, _ = network(ConvNet, num=20)
+    objective = Objective(model, (inputs, torch.zeros(20, 3, dtype=torch.float64)), "mse")
+    direction = torch.zeros_like(objective.theta)
+    for name in ("conv.weight", "head.weight"):
+        direction[objective.space.slice_of(name)] = 1e100
+    found = line(objective, direction, 3, options=LOOP)
+    assert np.isposinf(found.loss[[0, -1]]).all()
+    assert np.isposinf(found.caveats["stale_bn_gap"])
+    assert "inf instead of" in notes_with(found, "mislead")[0]
+
+
 @pytest.mark.parametrize("bn", ["batch", "recalibrate"])
 def test_statistics_that_are_not_frozen_are_not_stale(bn):
     objective = conv_objective()
     found = line(objective, random_directions(objective, 1)[0], 3, bn=bn, options=LOOP)
     assert "stale_bn_gap" not in found.caveats
     assert not notes_with(found, "mislead")
+    assert not notes_with(found, "quadratic")
 
 
 def test_a_network_without_batch_norm_has_no_stale_statistics():
@@ -204,9 +220,14 @@ def test_a_network_without_batch_norm_has_no_stale_statistics():
 
 def test_a_quadratic_beside_moving_statistics_is_told():
     objective = conv_objective()
-    direction = random_directions(objective, 1)[0]
+    other = copy.deepcopy(objective.model)
+    for tensor in (*other.parameters(), other.norm.running_mean, other.norm.running_var):
+        tensor.data.mul_(1.25)
+    theta = objective.space.flatten(dict(other.named_parameters()))
+    direction = direction_towards(objective, theta, buffers=dict(other.named_buffers()))
     options = replace(LOOP, quadratic=True)
-    for bn, is_told in [("eval", False), ("batch", False), ("recalibrate", True)]:
+    moving = ("recalibrate", "interpolate")
+    for bn, is_told in [("eval", False), ("batch", False), *((bn, True) for bn in moving)]:
         found = line(objective, direction, 3, 1e-3, bn=bn, fields=("loss",), options=options)
         second = np.diff(found.loss, 2)[0] / 1e-6
         is_expansion = abs(found.quadratic.curvature[0, 0] - second) < 1e-4
@@ -253,6 +274,18 @@ def test_the_change_is_that_of_directions_drawn_again_at_rescaled_weights(monkey
     assert torch.equal(seen["again"], seen["wanted"])
     assert seen["coefficients"].tolist() == [[-1.0, 0.0], [1.0, 0.5]]
     np.testing.assert_allclose(seen["losses"], found.loss[[0, -1], [0, -1]], rtol=1e-14)
+
+
+@pytest.mark.parametrize(("share", "is_told"), [(0.099, False), (0.101, True)])
+def test_a_change_is_told_from_a_tenth_of_the_rise_on(monkeypatch, share, is_told):
+    objective = relu_objective()
+    direction = random_directions(objective, 1)[0]
+    plain = line(objective, direction, 3, options=LOOP)
+    rise = np.abs(plain.loss[[0, -1]] - plain.center_loss).max()
+    monkeypatch.setattr(caveats, "rescaling_change", lambda *_: share * rise)
+    found = line(objective, direction, 3, options=LOOP)
+    assert found.caveats["rescaling_change"] == share * rise
+    assert bool(notes_with(found, "single neurons")) == is_told
 
 
 def test_smooth_networks_have_no_such_scale():
@@ -322,6 +355,7 @@ def test_a_single_point_and_several_lines_have_ends_too():
     single = line(objective, directions[0], 1, [(0.0, 1.0)], options=LOOP)
     middle = recalibrated_loss(objective, objective.theta + 0.5 * directions[0])
     assert single.caveats["stale_bn_gap"] == pytest.approx(abs(middle - single.loss[0]), rel=1e-9)
+    assert notes_with(single, "mislead")[0].count("instead of") == 1
     several = lines(objective, directions, 3, options=LOOP)
     ends = [objective.theta - directions[0], objective.theta + directions[1]]
     gaps = [

@@ -313,6 +313,8 @@ def test_marks_and_directions_are_named():
     assert dataset["mark"].values.tolist() == ["A", "ein Ü"]
     np.testing.assert_array_equal(dataset["mark_place"].sel(mark="ein Ü"), [1.0, 0.0])
     assert dataset.attrs["direction_names"].split("\n") == ["random, seed 0, #1", "towards B"]
+    assert dataset["a"].attrs["long_name"] == "along random, seed 0, #1 (||d|| = 2)"
+    assert dataset["b"].attrs["long_name"] == "along towards B (||d|| = 0.5)"
     bare = made(marks={}, quadratic=None).to_dataset()
     assert not {"mark", "mark_place", "center_slope", "center_curvature"} & set(bare.variables)
 
@@ -480,7 +482,7 @@ def test_of_overlapping_shards_the_first_counts_whatever_their_order():
     row = [[True, True], [True, False], [False, False]]
     first = part(0, 2, 1.0, row)
     second = part(1, 2, 2.0, [[False, False], [True, True], [True, True]])
-    third = part(1, 3, 3.0, [[False, True], [True, True], [False, False]])
+    third = part(0, 3, 3.0, [[False, True], [True, True], [False, False]])
     for order in itertools.permutations([first, second, third]):
         merged = merge(order)
         np.testing.assert_array_equal(merged.loss, [[1, 1], [1, 2], [2, 2]])
