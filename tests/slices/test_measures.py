@@ -341,6 +341,16 @@ def test_gradients_along_the_slice_are_those_of_autograd(build, execution):
         assert found["slope"][index].tolist() == pytest.approx(slope, rel=1e-10, abs=1e-13)
 
 
+def test_gradients_of_single_precision_are_added_up_in_double():
+    net, x, y = network(MLP, dtype=torch.float32, num=60)
+    objective = Objective(net, cut(x, y, 2))
+    chart = Chart(objective.theta, normal(1, objective.space.size).float())
+    found = measured(objective, ("gradient_norm",), chart=chart, points=torch.zeros(1, 1).double())
+    parts = [Objective(net, batch).gradient().double() for batch in objective.batches]
+    exact = torch.stack(parts).mean(0).norm().item()
+    assert found["gradient_norm"][0] == pytest.approx(exact, rel=2e-8)
+
+
 def test_the_slope_is_the_derivative_of_the_loss():
     objective = Objective(model, batches)
     chart = chart_of(objective, k=2)

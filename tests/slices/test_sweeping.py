@@ -399,19 +399,19 @@ def test_the_plane_through_meets_the_third_with_its_buffers():
     across = second - own.theta
     up = normal(own.space.size, seed=2)
     up -= (up @ across) / (across @ across) * across
-    up *= across.norm() / up.norm()
-    third = own.theta + 0.5 * across + up  # above the middle: at (0.5, 1), on a grid of thirds
+    up *= 2 * across.norm() / up.norm()
+    third = own.theta + 0.5 * across + up  # above the middle, twice as high as the base is long
     others = [moved(net, own, theta, seed=s) for s, theta in ((5, second), (6, third))]
     buffers = [dict(other.named_buffers()) for other in others]
     sweep = plane_through(
-        own, second, third, (7, 7), buffers=buffers, bn="interpolate", options=LOOP
+        own, second, third, (5, 7), buffers=buffers, bn="interpolate", options=LOOP
     )
-    np.testing.assert_allclose(sweep.marks["C"], (0.5, 1), atol=1e-12)
-    # Margins of a quarter around 0..1: steps of 1/4 pass through all three.
+    np.testing.assert_allclose(sweep.marks["C"], (0.5, 2), atol=1e-12)
+    # Margins of a quarter of the height: steps of 1/2 pass through all three.
     for place, value in (
         ((1, 1), own.value),
-        ((5, 1), Objective(others[0], data).value),
-        ((3, 5), Objective(others[1], data).value),
+        ((3, 1), Objective(others[0], data).value),
+        ((2, 5), Objective(others[1], data).value),
     ):
         assert sweep.loss[place] == pytest.approx(value, rel=1e-11)
 

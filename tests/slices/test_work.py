@@ -142,6 +142,16 @@ def test_the_state_of_another_sweep_is_refused(tmp_path, changes):
     assert state.read_bytes() == before
 
 
+def test_the_state_of_other_given_directions_is_refused(tmp_path):
+    state, given = tmp_path / "state.npz", normal(2, objective.space.size)
+    with pytest.raises(KilledError):
+        plane(objective, given, 3, options=options(state=state, progress=dying(2)))
+    with pytest.raises(RequestError, match="belongs to another slice"):
+        plane(objective, given + 1e-12, 3, options=options(state=state))
+    resumed = plane(objective, given.clone(), 3, options=options(state=state))
+    assert (resumed.loss == plane(objective, given, 3, options=options()).loss).all()
+
+
 KILLED_BY_A_SIGNAL = """
     import os, signal, sys
     import torch
