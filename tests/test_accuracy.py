@@ -70,6 +70,7 @@ def test_a_users_loss_of_class_indices_has_an_accuracy():
 NONE = {
     "regression": ("mse", torch.zeros(4, 3), torch.zeros(4, 3)),
     "regression on whole numbers": ("mse", torch.zeros(4, 3), torch.zeros(4, 3).long()),
+    "counts": ("mse", torch.zeros(4, 1), TARGET),
     "class probabilities": ("cross_entropy", torch.zeros(4, 3), torch.full((4, 3), 1 / 3)),
     "no output": ("cross_entropy", None, TARGET),
     "one number an example": (lambda o, t: o.sum(), torch.zeros(4), TARGET),

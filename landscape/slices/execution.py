@@ -128,11 +128,8 @@ class Runner:
         self._compiled, self._order = compiled, order
         self._first = first_layer if execution.reuse else None
         self._held: list[tuple[object, int]] | None = None
-        batches = objective.batches
-        if batches.is_cached:
-            sizes = [tensor_bytes(tensors_of(batch).values()) for batch in batches]
-            if sum(sizes) <= _DATA_SHARE * available_bytes(objective.device):
-                self._held = list(self._laid_out())
+        if self._fits():
+            self._held = list(self._laid_out())
         if order is not None and not can_resize(objective):
             raise RequestError(
                 "stop_error sees the examples in random order, in batches of its own, and for that "
@@ -145,6 +142,15 @@ class Runner:
                 "stop_error sees the examples in random order, and for that they must be in "
                 "memory. Raise the objective's cache_bytes, or leave stop_error out."
             )
+
+    def _fits(self) -> bool:
+        """Whether the data in the layout of the execution may be kept in memory."""
+        batches, execution = self.objective.batches, self.execution
+        is_own = execution.batch_size is None and not execution.channels_last
+        if not batches.is_cached or (is_own and self._order is None):
+            return batches.is_cached  # as they are already
+        size = sum(tensor_bytes(tensors_of(batch).values()) for batch in batches)
+        return size <= _DATA_SHARE * available_bytes(self.objective.device)
 
     @contextmanager
     def running(self) -> Iterator[None]:

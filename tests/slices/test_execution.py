@@ -352,6 +352,21 @@ def test_points_at_a_time_take_an_attention_that_can_be_batched():
     assert torch.backends.cuda.flash_sdp_enabled()
 
 
+def test_a_copy_of_the_data_is_kept_where_it_fits(monkeypatch):
+    objective = Objective(model, cut(inputs, labels, 4))
+    chart, points = chart_of(objective), normal(3, 2)
+    laid_out = [Execution(), Execution(batch_size=3), Execution(channels_last=True)]
+    expected = [evaluator(objective, chart, one).values(points)["loss"] for one in laid_out]
+    for room, are_held in ((10**9, [True] * 3), (100, [True, False, False])):
+        monkeypatch.setattr("landscape.slices.execution.available_bytes", lambda _, r=room: r)
+        runners = [Runner(objective, chart, Measures(objective), one) for one in laid_out]
+        for runner, is_held in zip(runners, are_held, strict=True):
+            batches = [[batch for batch, _ in runner.batches()] for _ in range(2)]
+            assert all(a is b for a, b in zip(*batches, strict=True)) is is_held
+        found = [evaluator(objective, chart, one).values(points)["loss"] for one in laid_out]
+        assert [one.tolist() for one in found] == [one.tolist() for one in expected]
+
+
 def test_parts_of_data_that_are_read_anew_keep_no_batch():
     for cache_bytes, is_kept in ((None, True), (0, False)):
         objective = Objective(model, cut(inputs, labels, 4), cache_bytes=cache_bytes)

@@ -294,6 +294,8 @@ def test_derivatives_at_moving_statistics_are_explained():
     ):
         sweep = line(own, drawn, 3, fields=fields, bn=bn, options=LOOP)
         assert any(note in one for one in sweep.notes) is said
+    sweep = line(own, drawn, 3, bn="recalibrate", options=options(quadratic=True))
+    assert any(note in one for one in sweep.notes)
 
 
 def test_points_left_early_are_told_apart_and_compose():

@@ -142,6 +142,30 @@ def test_the_state_of_another_sweep_is_refused(tmp_path, changes):
     assert state.read_bytes() == before
 
 
+def test_a_stream_goes_on_with_other_numbers_of_points_at_a_time(tmp_path, monkeypatch):
+    class Loader:
+        def __iter__(self):
+            return iter(batches)
+
+    state = tmp_path / "state.npz"
+    streamed = Objective(model, Loader(), cache_bytes=0)
+    room = 8 * 10 * streamed.theta.nbytes  # an eighth of it holds ten points
+    monkeypatch.setattr("landscape.slices.evaluation.available_bytes", lambda _: room)
+    with pytest.raises(KilledError):
+        plane(streamed, directions, (5, 7), options=options(state=state, progress=dying(5)))
+    monkeypatch.undo()
+    seen = []
+    resumed = plane(
+        streamed,
+        directions,
+        (5, 7),
+        options=options(state=state, progress=lambda *told: seen.append(told)),
+    )
+    assert seen == [(35, 35, "")]
+    whole = plane(objective, directions, (5, 7), options=options())
+    assert (resumed.loss == whole.loss).all()
+
+
 def test_the_state_of_other_given_directions_is_refused(tmp_path):
     state, given = tmp_path / "state.npz", normal(2, objective.space.size)
     with pytest.raises(KilledError):
