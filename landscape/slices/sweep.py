@@ -274,16 +274,18 @@ def evident(sweep: Sweep) -> tuple[dict[str, float], tuple[str, ...]]:
 
 
 def merge(sweeps: Sequence[Sweep]) -> Sweep:
-    """One sweep from shards of it: each point from the first shard that evaluated it.
+    """One sweep from shards of it: each point from a shard that evaluated it.
 
-    The order in which they are given does not matter.
+    The order in which they are given does not matter: where they overlap, the one counts that
+    holds the earlier points of the grid.
 
     Raises:
         RequestError: shards of different requests, or none.
     """
     if not sweeps:
         raise RequestError("there are no sweeps to merge. Give one or more shards.")
-    first, *others = ordered = sorted(sweeps, key=_part)
+    ordered = sorted(sweeps, key=lambda sweep: sweep.done.tobytes(), reverse=True)
+    first, *others = ordered
     fields = {name: values.copy() for name, values in first.fields.items()}
     done = first.done.copy()
     for other in others:
@@ -316,11 +318,6 @@ def merge(sweeps: Sequence[Sweep]) -> Sweep:
     measured = {name: value for sweep in ordered for name, value in sweep.caveats.items()}
     notes = [note for sweep in ordered for note in sweep.notes if note not in parts]
     return replace(merged, caveats=measured | shown, notes=(*dict.fromkeys(notes), *sentences))
-
-
-def _part(sweep: Sweep) -> list[int]:
-    index, count = cast("Sequence[int]", sweep.settings.get("shard", (0, 1)))
-    return [count, index]
 
 
 def _without_shard(settings: Mapping[str, object]) -> dict[str, object]:

@@ -474,21 +474,22 @@ def test_the_order_of_shards_does_not_matter():
     assert merged.wall_time == math.fsum(part.wall_time for part in parts)
 
 
-def test_of_overlapping_shards_the_first_counts_whatever_their_order():
+@pytest.mark.parametrize("shard", [lambda i, m: [i, m], lambda i, m: f"{i + 1}/{m}"])
+def test_of_overlapping_shards_the_earlier_counts_whatever_their_order(shard):
     def part(index, count, value, done):
         loss = np.where(done, value, np.nan)
-        return made(fields={"loss": loss}, done=np.array(done), settings={"shard": [index, count]})
+        settings = {"shard": shard(index, count)}  # as sweeps have it, and the command line
+        return made(fields={"loss": loss}, done=np.array(done), settings=settings)
 
-    row = [[True, True], [True, False], [False, False]]
-    first = part(0, 2, 1.0, row)
+    first = part(0, 2, 1.0, [[True, True], [True, False], [False, False]])
     second = part(1, 2, 2.0, [[False, False], [True, True], [True, True]])
-    third = part(0, 3, 3.0, [[False, True], [True, True], [False, False]])
+    third = part(1, 3, 3.0, [[False, True], [True, True], [False, False]])
     for order in itertools.permutations([first, second, third]):
+        np.testing.assert_array_equal(merge(order).loss, [[1, 1], [1, 3], [2, 2]])
+    for order in ([third, second], [second, third]):
         merged = merge(order)
-        np.testing.assert_array_equal(merged.loss, [[1, 1], [1, 2], [2, 2]])
-    merged = merge([third, first])
-    np.testing.assert_array_equal(merged.loss, [[1, 1], [1, 3], [np.nan, np.nan]])
-    assert merged.done.tolist() == [[True, True], [True, True], [False, False]]
+        np.testing.assert_array_equal(merged.loss, [[np.nan, 3], [3, 3], [2, 2]])
+        assert merged.done.tolist() == [[False, True], [True, True], [True, True]]
 
 
 def test_merging_changes_no_shard():
