@@ -346,12 +346,10 @@ def shade_bar(axis: Axes, levels: Levels) -> None:
     """The colours beside an axis, with round numbers at the ends of bands."""
     from matplotlib.cm import ScalarMappable
 
-    figure = axis.get_figure(root=True)
-    assert figure is not None
     shades = ScalarMappable(levels.norm, levels.colours)
     ticks = levels.edges[:: math.ceil(len(levels.edges) / _NAMED_TICKS)]
     # An inset is as high as its axes, whatever their proportion.
-    bar = figure.colorbar(shades, cax=axis.inset_axes((1.03, 0, 0.045, 1)), ticks=ticks)
+    bar = axis.figure.colorbar(shades, cax=axis.inset_axes((1.03, 0, 0.045, 1)), ticks=ticks)
     bar.ax.set_yticklabels([levels.named(tick) for tick in ticks])
     bar.ax.tick_params(which="both", labelsize=SIZE - 1.5, colors=INK, length=2)
     bar.ax.minorticks_off()

@@ -249,9 +249,7 @@ def _name_ends(axis: Axes, ends: dict[str, Array]) -> None:
                 (math.log(high / low), math.log(end / low)) if is_log else (high - low, end - low)
             )
             places[name] = whole[1] / whole[0]
-    figure = axis.get_figure(root=True)
-    assert figure is not None
-    gap = _NAME_GAP / (axis.get_position().height * figure.get_figheight())
+    gap = _NAME_GAP / (axis.bbox.height / axis.figure.dpi)
     least = -math.inf
     colours = dict(zip(ends, cycle(_COLOURS), strict=False))
     for name in sorted(places, key=places.__getitem__):

@@ -195,6 +195,22 @@ def test_names_of_levels_keep_clear_of_marks_and_of_each_other(drawn):
         assert area.x0 <= box.x0 <= box.x1 <= area.x1
 
 
+def test_a_name_beside_a_mark_makes_room_for_it(drawn):
+    figure, axis, data, *_ = drawn()
+    declutter(figure)
+    shown = [text for text in axis.texts if text.get_visible()]
+    name = max(shown, key=lambda text: abs(text.get_position()[1]))  # far from the center's mark
+    box = name.get_window_extent()
+    # On the side that the name of the mark turns away from.
+    x = box.x1 + 4 if name.get_position()[0] <= 0 else box.x0 - 4
+    beside = axis.transData.inverted().transform([(x, (box.y0 + box.y1) / 2)])
+    data = data.assign({"mark_place": (("mark", "direction"), beside)}).assign_coords(mark=[""])
+    list(draw_marks(axis, data))
+    declutter(figure)
+    assert not name.get_visible()
+    assert any(text.get_visible() for text in axis.texts)
+
+
 @pytest.mark.parametrize(("norms", "b", "ratio"), [
     ([2.0, 3.0], [-1, 1], 1.5),
     ([2.0, 0.0], [-1, 1], None),
