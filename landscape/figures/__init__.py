@@ -1,4 +1,4 @@
-"""One function, one figure: a result in, a matplotlib Figure out.
+"""One function, one figure: a result in, a matplotlib Figure out; `animation` writes a file.
 
 The functions have the names of their modules, so they are imported at once: a module that was
 loaded later would take its function's place here. They import matplotlib when they are called.
@@ -6,12 +6,18 @@ loaded later would take its function's place here. They import matplotlib when t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from landscape.figures.animation import animation
 from landscape.figures.comparison import comparison
 from landscape.figures.density import density
 from landscape.figures.eigenvalues import eigenvalues
+from landscape.figures.line import line
+from landscape.figures.plane import plane
+from landscape.figures.surface import surface
+from landscape.figures.topology import topology
+from landscape.figures.trajectory import trajectory
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -19,12 +25,21 @@ if TYPE_CHECKING:
 
     from landscape.result import Result
 
-__all__ = ["comparison", "density", "eigenvalues", "for_record"]
+__all__ = ["PROBES", "animation", "comparison", "density", "eigenvalues", "for_record", "line"]
+__all__ += ["plane", "surface", "topology", "trajectory"]
 
-_FIGURES: dict[str, Callable[[Any], Figure]] = {"density": density, "eigenvalues": eigenvalues}
+_FIGURES: Mapping[str, Mapping[str, Callable[[Any], Figure]]] = {
+    "eigenvalues": {"eigenvalues": eigenvalues},
+    "density": {"density": density},
+    "line": {"line": line},
+    "lines": {"lines": line},
+    "plane": {"plane": plane, "surface": surface},
+    "trajectory": {"trajectory": trajectory},
+    "topology": {"topology": topology},
+}
+PROBES = tuple(_FIGURES)  # whose records are drawn
 
 
-def for_record(probe: str, record: xr.Dataset | Result) -> Figure | None:
-    """The figure of one record; None for a probe that has none, such as "trace"."""
-    draw = _FIGURES.get(probe)
-    return None if draw is None else draw(record)
+def for_record(probe: str, record: xr.Dataset | Result) -> dict[str, Figure]:
+    """The figures of one record by name; none for a probe that has none, such as "trace"."""
+    return {name: draw(record) for name, draw in _FIGURES.get(probe, {}).items()}

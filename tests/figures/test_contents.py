@@ -32,18 +32,19 @@ def test_importing_it_does_not_import_matplotlib():
     assert not {"matplotlib", "torch", "xarray", "pandas"} & set(done.stdout.split())
 
 
-def test_a_record_gets_the_figure_of_its_probe(results):
-    titles = [
-        figure and figure.get_suptitle()
-        for result in results
-        for figure in [figures.for_record(result.probe, result)]
-    ]
-    assert titles[0].startswith("4 extreme eigenvalues")
-    assert titles[1].startswith("Spectral density of 20")
-    assert titles[2] is None
+def test_a_record_gets_the_figures_of_its_probe(results):
+    drawn = [figures.for_record(result.probe, result) for result in results]
+    assert [list(found) for found in drawn] == [["eigenvalues"], ["density"], []]
+    assert drawn[0]["eigenvalues"].get_suptitle().startswith("4 extreme eigenvalues")
+    assert drawn[1]["density"].get_suptitle().startswith("Spectral density of 20")
 
 
-@pytest.mark.parametrize("name", ["comparison", "density", "eigenvalues"])
+def test_a_plane_has_two_figures_and_several_lines_have_their_own_name(plane_sweep, lines_sweep):
+    assert list(figures.for_record("plane", plane_sweep())) == ["plane", "surface"]
+    assert list(figures.for_record("lines", lines_sweep())) == ["lines"]
+
+
+@pytest.mark.parametrize("name", sorted(set(figures.__all__) - {"PROBES", "for_record"}))
 def test_a_function_is_not_hidden_by_its_module(name):
     importlib.import_module(f"landscape.figures.{name}")
     assert callable(getattr(figures, name))
@@ -52,13 +53,20 @@ def test_a_function_is_not_hidden_by_its_module(name):
 def test_matplotlib_is_left_as_it_was(tmp_path):
     # In a process of its own: other tests may have loaded pyplot.
     code = """
-import sys, numpy as np, torch, landscape as ls, matplotlib as mpl
+import sys, numpy as np, torch, xarray as xr, landscape as ls, matplotlib as mpl
 from landscape import figures
 names = set(mpl.rcParams) - {"backend"}  # to ask for that one loads pyplot
 before = {name: mpl.rcParams[name] for name in names}
 operator = ls.MatrixOperator(torch.diag(torch.linspace(-1, 3, 20, dtype=torch.float64)))
 figures.eigenvalues(ls.eigsh(operator, 4, which="BE", seed=0)).savefig(sys.argv[1])
 figures.density(ls.spectral_density(operator, deflate=3, seed=0)).savefig(sys.argv[1])
+axes = {"a": np.arange(3.0), "b": np.arange(4.0), "direction": np.arange(2)}
+loss = (("a", "b"), 1 + np.arange(12.0).reshape(3, 4))
+plane = xr.Dataset({"loss": loss, "direction_norm": ("direction", [1, 1])}, coords=axes)
+figures.plane(plane).savefig(sys.argv[1])
+figures.surface(plane).savefig(sys.argv[1])
+figures.line(plane.isel(b=0, drop=True)).savefig(sys.argv[1])
+figures.animation({"one": plane}, sys.argv[1].replace("png", "gif"))
 assert "matplotlib.pyplot" not in sys.modules
 assert {name: mpl.rcParams[name] for name in names} == before
 """
@@ -67,7 +75,7 @@ assert {name: mpl.rcParams[name] for name in names} == before
 
 def test_no_text_leaves_the_sheet(results, tmp_path):
     for result in results[:2]:
-        figure = figures.for_record(result.probe, result)
+        (figure,) = figures.for_record(result.probe, result).values()
         assert isinstance(figure, Figure)
         figure.savefig(tmp_path / "figure.png")
         sheet = figure.bbox.padded(1)
