@@ -34,6 +34,9 @@ _TAKEN |= {
     "mark",
     "parameter",
     *"abcdef",
+    *("center_loss", "center_error", "smallest_loss", "largest_loss", "nan_points"),
+    *("center_slope", "center_curvature", "mark_place", "direction_vector"),
+    *("max_cosine", "clipped_share", "stale_bn_gap", "rescaling_change", "interpolated_share"),
 }
 _NEVER_NEGATIVE = (
     *(nn.CrossEntropyLoss, nn.BCELoss, nn.BCEWithLogitsLoss),
@@ -105,7 +108,7 @@ class Measures:
         for name in self.metrics:
             if name in _TAKEN:
                 raise RequestError(
-                    f"the metric {name!r} has the name of a field or an axis. Rename it."
+                    f"the metric {name!r} has the name of a field, an axis or a caveat. Rename it."
                 )
         self.objective, self.penalty = objective, penalty
         with objective.evaluation(), torch.no_grad():

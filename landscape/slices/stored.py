@@ -44,8 +44,12 @@ def stored_sweep(record: xr.Dataset) -> Sweep:
     }
     quadratic = None
     if "center_slope" in record:
+        curvature = record["center_curvature"]
         quadratic = Quadratic(
-            scalars["center_loss"], record["center_slope"].values, record["center_curvature"].values
+            scalars["center_loss"],
+            record["center_slope"].values,
+            curvature.values,
+            float(curvature.attrs["asymmetry"]),
         )
     marks = {}
     if "mark_place" in record:

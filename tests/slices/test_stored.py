@@ -37,7 +37,7 @@ def same(first, second):
     if isinstance(first, dict):
         return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
     if dataclasses.is_dataclass(first):
-        names = [field.name for field in dataclasses.fields(first) if field.name != "asymmetry"]
+        names = [field.name for field in dataclasses.fields(first)]
         return all(same(getattr(first, n), getattr(second, n)) for n in names)
     return first == second or (first != first and second != second)
 
