@@ -34,6 +34,7 @@ _CAPTION_LETTERS, _LEGEND_LETTERS = 18, 16  # to an inch
 _COLUMN = 12  # letters that a column of the legend takes beside its longest name
 _DECADE = 9.99  # what spans as much, but for rounding, is drawn on a log scale
 _ROUNDING = 1e-9  # what is less is none
+_PERCENT_SIGN = "\N{NO-BREAK SPACE}%"  # goes with its number to the next line
 _PERCENT = "{} % of the points "
 _CAVEATS = {
     "max_cosine": "cosine between the directions {}",
@@ -65,7 +66,7 @@ def along_each(data: xr.Dataset) -> str:
 def _name_of(data: xr.Dataset, index: int) -> str:
     names = str(data.attrs.get("direction_names", "")).split("\n")
     name = names[index] if index < len(names) and names[index] else f"direction {index + 1}"
-    return name.replace(" %", "\N{NO-BREAK SPACE}%")
+    return name.replace(" %", _PERCENT_SIGN)
 
 
 def fields_over(data: xr.Dataset, kind: str, grid: tuple[str, ...]) -> list[str]:
@@ -135,6 +136,7 @@ def caveats(data: xr.Dataset) -> str:
 def write_caption(figure: Figure, text: str, handles: Sequence[Artist]) -> Legend:
     """The legend beneath everything, under a paragraph in small type."""
     width = figure.get_figwidth()
+    text = text.replace(" %", _PERCENT_SIGN)
     longest = max((len(str(handle.get_label())) for handle in handles), default=0)
     legend = figure.legend(
         handles=list(handles),

@@ -36,7 +36,7 @@ def legend(figure):
 
 
 def caption(figure):
-    return figure.legends[0].get_title().get_text().replace("\n", " ")
+    return figure.legends[0].get_title().get_text().replace("\n", " ").replace("\xa0", " ")
 
 
 def test_the_first_axis_of_the_record_is_horizontal(plane_sweep):
@@ -137,6 +137,15 @@ def test_marked_checkpoints_make_a_triangle(plane_sweep, fits_its_sheet):
     assert set(marks) <= {text.get_text() for text in axis.texts}
     assert legend(figure) == []
     fits_its_sheet(figure)
+
+
+def test_a_number_and_its_percent_sign_stay_on_a_line(plane_sweep):
+    loss = np.where(np.arange(35).reshape(SHAPE) < 13, np.nan, 1.0)
+    for gap in (0.1, 0.12, 0.123, 0.1234):
+        figure = figures.plane(plane_sweep(loss=loss, caveats={"interpolated_share": gap}))
+        lines_of_text = figure.legends[0].get_title().get_text().split("\n")
+        assert not any(one.startswith("%") for one in lines_of_text)
+        assert sum("37.1\xa0%" in one for one in lines_of_text) == 1
 
 
 def test_names_of_marks_at_one_height_do_not_meet(plane_sweep, fits_its_sheet):

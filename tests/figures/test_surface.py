@@ -42,7 +42,7 @@ def heights_at(corners, a, b):
 
 
 def caption(figure):
-    return figure.legends[0].get_title().get_text().replace("\n", " ")
+    return figure.legends[0].get_title().get_text().replace("\n", " ").replace("\xa0", " ")
 
 
 def test_each_point_of_the_record_is_on_the_surface(plane_sweep):

@@ -71,7 +71,7 @@ def bands(axis):
 
 
 def caption(figure):
-    return figure.legends[0].get_title().get_text().replace("\n", " ")
+    return figure.legends[0].get_title().get_text().replace("\n", " ").replace("\xa0", " ")
 
 
 def labelled(axis, name):
