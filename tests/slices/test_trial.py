@@ -105,9 +105,9 @@ def test_a_first_layer_is_reused_where_that_is_faster(speeds):
     assert chosen(objective_of(), num=10**6).execution.reuse
 
 
-def test_batches_keep_their_size_where_examples_feel_each_other():
-    model, images, image_labels = network(ConvNet, num=20)
-    objective = Objective(model, cut(images, image_labels, 5), bn="batch")
+def test_batches_keep_their_size_where_examples_feel_each_other(speeds):
+    model, images, image_labels = network(ConvNet, num=100)
+    objective = Objective(model, cut(images, image_labels, 50), bn="batch")
     choice = chosen(objective, bn="batch", num=10**5)
     assert choice.execution.batch_size is None
     assert not any("examples at a time" in note for note in choice.notes)
