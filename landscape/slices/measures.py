@@ -108,7 +108,7 @@ class Measures:
         for name in self.metrics:
             if name in _TAKEN:
                 raise RequestError(
-                    f"the metric {name!r} has the name of a field or an axis, or of a caveat. Rename it."
+                    f"the metric {name!r} has the name of a field, an axis or a caveat. Rename it."
                 )
         self.objective, self.penalty = objective, penalty
         with objective.evaluation(), torch.no_grad():

@@ -198,7 +198,8 @@ def test_demo_compares_three_networks_and_draws_them(run, tmp_path, monkeypatch)
     done = run("demo", "--out", tmp_path / "demo")
     assert done.code == 0
     assert len(list((tmp_path / "demo").glob("lr*.h5"))) == 3
-    assert len(list((tmp_path / "demo").glob("*.png"))) == 7
+    assert len(list((tmp_path / "demo").glob("*.png"))) == 13
+    assert (tmp_path / "demo" / "planes.gif").is_file()
     rows = [line.split() for line in done.out.splitlines()]
     assert [row[0] for row in rows if len(row) == 9 and row[0][0].isdigit()] == [
         "0.01",
