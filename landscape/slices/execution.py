@@ -222,13 +222,12 @@ class Runner:
         return mapped
 
     def _at(self, place: Place, point: int, part: Part) -> Sums:
-        scales = place.coefficients[point].to(self.chart.center)
         buffers = {name: buffer[point] for name, buffer in place.buffers.items()}
-        return self._sums(place.thetas[point], scales, buffers, part)
+        return self._sums(place.thetas[point], place.coefficients[point], buffers, part)
 
     def _sums(self, theta: Tensor, scales: Tensor, buffers: dict[str, Tensor], part: Part) -> Sums:
         if self._first is not None:
-            self._first.move(scales)
+            self._first.move(scales.to(self.chart.center))
         blocks = self.objective.space.split(theta)
         return self.measures.sums(self.objective.term(blocks, part.batch, buffers), part)
 

@@ -387,7 +387,7 @@ WRONG = {
     "misspelt": ({"fields": ("acuracy",)}, r"unknown field 'acuracy'.*Did you mean 'accuracy'"),
     "no penalty": ({"fields": ("penalty",)}, "give penalty=lambda theta"),
     "a field's name": ({"metrics": {"loss": margin}}, "'loss' has the name of a field"),
-    "an axis's name": ({"metrics": {"a": margin}}, "'a' has the name of a field or an axis"),
+    "an axis's name": ({"metrics": {"a": margin}}, "'a' has the name of a field, an axis"),
     "an error's name": ({"metrics": {"subset_error": margin}}, "'subset_error' has the name"),
     "no classes": (
         {"fields": ("class_loss",), "loss": "mse", "target": normal(30, 3)},
