@@ -123,13 +123,6 @@ def test_axes_are_never_swapped():
     assert dataset["loss"].sel(a=-2, b=1) == pytest.approx(14)
 
 
-def test_an_axis_around_the_center_is_symmetric_to_the_last_bit():
-    for num in (5, 6, 21, 51, 100):
-        (axis,) = line(bowl.objective, bowl.vectors[0], num, 0.7, options=BATCHED).coordinates
-        assert (axis == -axis[::-1]).all()
-        assert (axis == 0).sum() == num % 2
-
-
 @BOTH
 def test_a_line_of_a_parabola_is_the_parabola(options):
     sweep = line(bowl.objective, bowl.vectors[0], 9, 1.5, options=options)

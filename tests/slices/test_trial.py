@@ -16,7 +16,6 @@ from landscape.slices.chart import Chart
 from landscape.slices.evaluation import Evaluator
 from landscape.slices.execution import Execution, Runner
 from landscape.slices.measures import Measures
-from landscape.slices.sample import first_batch, first_examples
 from landscape.slices.trial import choose
 
 
@@ -304,20 +303,6 @@ def test_no_candidate_starts_that_would_not_end_in_time(monkeypatch):
     begun.clear()
     chosen(objective_of(), num=5000)  # 500 s in all: 25 s for the trial
     assert len(begun) > 4
-
-
-# -- samples --------------------------------------------------------------------------------------
-
-
-def test_a_sample_is_the_same_objective_of_the_first_examples():
-    objective = objective_of(size=30)
-    sample = first_examples(objective, 70)
-    assert [len(batch[0]) for batch in sample.batches] == [30, 30, 10]
-    assert sample.batches.num_examples == 70
-    assert torch.equal(torch.cat([batch[0] for batch in sample.batches]), inputs[:70])
-    assert [len(batch[1]) for batch in first_batch(objective).batches] == [30]
-    assert first_examples(objective, 10**6).batches.num_examples == 100
-    assert objective.batches.num_examples == 100
 
 
 # -- requests -------------------------------------------------------------------------------------
