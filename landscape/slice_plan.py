@@ -20,6 +20,7 @@ SLICE_PROBES = ("line", "plane", "trajectory")
 
 _POINTS = {"line": (51,), "plane": (21, 21), "trajectory": (21, 21)}
 
+
 @dataclass(frozen=True)
 class SlicePlan:
     """A line, a plane, or the plane of a trajectory.
