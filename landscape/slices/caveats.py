@@ -90,7 +90,7 @@ def _remaking(
 ) -> Callable[[Tensor], Tensor] | None:
     """Draws the directions again at other weights; None where they do not follow from a seed."""
     recipes: list[Any] = [getattr(direction, "recipe", {}) for direction in directions]
-    if not all(recipe.get("kind") == "random" for recipe in recipes):
+    if not all(recipe.get("kind") == "random" and "center" not in recipe for recipe in recipes):
         return None
     if not torch.equal(chart.center, objective.theta):
         return None

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from landscape.curvature.eigenpairs import Eigenpairs
 from landscape.errors import RequestError
+from landscape.fingerprint import fingerprint
 from landscape.objective import Objective
 from landscape.slices.normalization import (
     Layout,
@@ -139,6 +140,7 @@ def random_directions(
                 "seed": seed,
                 "index": index,
                 "orthogonal": orthogonal,
+                **_elsewhere(objective, center),
             },
         )
         for index, vector in enumerate(vectors)
@@ -204,6 +206,7 @@ def gradient_direction(
     if sign:
         vector = vector.sign()
     recipe: dict[str, object] = {"kind": "gradient", "normalize": normalize, "sign": sign}
+    recipe |= _elsewhere(objective, center)
     name = "sign of the gradient" if sign else "gradient"
     if normalize is None:
         wide = vector.double()
@@ -293,13 +296,21 @@ def regenerate(
     """The direction of a recipe, bit for bit, where the objective and the center are the same.
 
     Raises:
-        RequestError: the recipe is not of a random direction or a gradient, or lacks something.
+        RequestError: the recipe is not of a random direction or a gradient, or lacks something; or
+            it was made at a center other than the checkpoint's point, and this one is another.
     """
     kind = recipe.get("kind")
     if kind not in ("random", "gradient"):
         raise RequestError(
             f"a direction of kind {kind!r} does not follow from its recipe, only 'random' and "
             "'gradient' do. Keep the vectors in the file (--vectors) and read them from there."
+        )
+    if "center" in recipe and _elsewhere(objective, _center(objective, center)) != {
+        "center": recipe["center"]
+    }:
+        raise RequestError(
+            "the direction was made at another center than this one. Give that center, or keep "
+            "the vectors in the file (--vectors)."
         )
     options = {name: recipe[name] for name in ("biases", "norms") if name in recipe}
     try:
@@ -350,6 +361,14 @@ def _center(objective: Objective, center: Tensor | None) -> Tensor:
         return objective.theta
     objective.space.check(center)
     return center.detach()
+
+
+def _elsewhere(objective: Objective, center: Tensor) -> dict[str, str]:
+    """What a recipe says of a center that is not the checkpoint's point."""
+    center = center.to(objective.theta)
+    if torch.equal(center, objective.theta):
+        return {}
+    return {"center": fingerprint({"center": center}).hex()}
 
 
 def _described(scheme: Scheme) -> str:

@@ -394,3 +394,23 @@ def test_cosines_are_summed_in_float64_part_by_part(monkeypatch):
     vectors = torch.randn(3, 2000, generator=torch.Generator().manual_seed(0))
     units = nn.functional.normalize(vectors.double())
     np.testing.assert_allclose(cosines(vectors), units @ units.T, rtol=1e-12)
+
+
+def test_a_recipe_tells_a_center_that_is_not_the_checkpoints():
+    objective = objective_of()
+    elsewhere = objective.theta * 1.5
+    (plain,), (there,) = (
+        random_directions(objective, 1, center=center) for center in (None, elsewhere)
+    )
+    assert "center" not in plain.recipe
+    assert plain.recipe == random_directions(objective, 1, center=objective.theta)[0].recipe
+    assert torch.equal(regenerate(objective, there.recipe, elsewhere), there)
+    for wrong in (None, 2 * objective.theta):
+        with pytest.raises(RequestError, match="another center"):
+            regenerate(objective, there.recipe, wrong)
+    # A recipe of the checkpoint's point follows it to other weights: that is how it is rescaled.
+    assert torch.equal(regenerate(objective, plain.recipe, elsewhere), there)
+    (uphill,) = (gradient_direction(objective, center=elsewhere),)
+    assert torch.equal(regenerate(objective, uphill.recipe, elsewhere), uphill)
+    with pytest.raises(RequestError, match="another center"):
+        regenerate(objective, uphill.recipe)
