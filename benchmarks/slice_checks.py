@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.slice_contestants import Case, Ours, cnn_case, mlp_case, our_executions
+from benchmarks.slice_cases import Case, cnn_case, mlp_case
+from benchmarks.slice_contestants import Ours, our_executions
 from benchmarks.timing import Work, peak_bytes
 from landscape.objective import Objective
 from landscape.slices.directions import random_directions

@@ -17,128 +17,53 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import peers
-from landscape.objective import Objective
+from benchmarks.slice_cases import Case, Point, grid_points
 from landscape.slices.chart import Chart
-from landscape.slices.directions import random_directions
 from landscape.slices.execution import Execution
 from landscape.slices.measures import Measures
 from landscape.slices.options import SweepOptions
 from landscape.slices.sweep import Sweep
 from landscape.slices.sweeping import plane
 from landscape.slices.trial import ExecutionName, choose
-from landscape.trainers.data import digits
 from landscape.trainers.gradients import num_threads
-from landscape.trainers.models import mlp, resnet20
 
 __all__ = [
-    "Case",
     "Loop",
     "Ours",
+    "Timing",
     "Work",
-    "cnn_case",
     "fastest_loop",
-    "forward_flops",
     "fresh_compiler_cache",
     "gemm",
-    "grid_points",
     "in_turns",
-    "mlp_case",
     "our_executions",
     "peer_row_offset",
     "peer_walk",
-    "timed",
+    "peer_work",
 ]
 
 _SEED = 0
-_FEW = 16  # examples for what needs only some: more would be seen in the peak memory
-_OUR_BATCH = 128  # examples of a batch that our objective is given; it may cut them anew
 _GEMM_SIZES = (1024, 2048, 4096)
 _GEMM_SECONDS = 0.5  # of one turn
 
-Point = tuple[float, float]
-Work = Callable[[], float]  # gives seconds, by its own clock
+Progress = Callable[[int, int, str], None]  # as `SweepOptions` has it
 
 
 @dataclass(frozen=True)
-class Case:
-    """A network, its data and two directions: the same for every contestant.
+class Timing:
+    """Seconds of one point (or of one FLOP), and those that are no point's: what prepares them."""
 
-    Attributes:
-        model: in eval mode; a contestant works on its own copy.
-        loader_sizes: batch sizes that the user of a DataLoader may choose from.
-        directions: two of (n,), filter-normalised.
-    """
-
-    description: str
-    model: nn.Module
-    inputs: Tensor
-    labels: Tensor
-    loader_sizes: tuple[int, ...]
-    directions: tuple[Tensor, ...]
-
-    @classmethod
-    def of(
-        cls, name: str, model: nn.Module, data: tuple[Tensor, Tensor], loader_sizes: tuple[int, ...]
-    ) -> Case:
-        """The network on these data; `name` says which."""
-        inputs, labels = data
-        size = sum(parameter.numel() for parameter in model.parameters())
-        description = f"{name}, {size:,} parameters, {len(labels):,} images"
-        case = cls(description, model.eval(), inputs, labels, loader_sizes, ())
-        few = case.part(_FEW).objective()  # directions do not depend on the data
-        return replace(case, directions=random_directions(few, 2, seed=_SEED))
-
-    def objective(self) -> Objective:
-        """In the precision of the model."""
-        inputs, labels = (torch.split(data, _OUR_BATCH) for data in (self.inputs, self.labels))
-        batches = list(zip(inputs, labels, strict=True))
-        return Objective(copy.deepcopy(self.model), batches, loss="cross_entropy")
-
-    def part(self, num: int) -> Case:
-        """The same network on the first examples."""
-        return replace(self, inputs=self.inputs[:num], labels=self.labels[:num])
+    unit: float
+    overhead: float = 0.0
 
 
-def cnn_case(num_images: int) -> Case:
-    """ResNet-20 with initial weights and random images."""
-    generator = torch.Generator().manual_seed(_SEED)
-    images = torch.randn(num_images, 3, 32, 32, generator=generator)
-    labels = torch.randint(10, (num_images,), generator=generator)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
-        model = resnet20()
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                # As after some training: loss-landscapes divides by the norm of each bias.
-                nn.init.normal_(module.bias, std=0.1)
-                module.momentum = None  # statistics of the pass that follows, and no others
-    with torch.no_grad():
-        model(images[:_FEW])
-    return Case.of("ResNet-20", model, (images, labels), loader_sizes=(128, 256))
-
-
-def mlp_case(dtype: torch.dtype = torch.float32) -> Case:
-    """The digits MLP 64-64-64-10 with initial weights."""
-    inputs, labels = digits("train")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
-        model = mlp(64, (64, 64), 10).to(dtype)
-    data = inputs.to(dtype), labels
-    return Case.of("digits MLP 64-64-64-10", model, data, loader_sizes=(32, 256))
-
-
-def grid_points(num: tuple[int, int]) -> list[Point]:
-    """Coordinates of a plane of radius 1, row by row."""
-    first, second = (np.linspace(-1, 1, count).tolist() for count in num)
-    return [(a, b) for a in first for b in second]
+Work = Callable[[], Timing]
 
 
 # -- ours --------------------------------------------------------------------------------------
@@ -167,10 +92,26 @@ class Ours:
         """Of its execution."""
         return self.execution if isinstance(self.execution, str) else self.execution.mode
 
-    def plane(self, num: tuple[int, int]) -> Sweep:
+    def plane(self, num: tuple[int, int], progress: Progress | None = None) -> Sweep:
         """As a user asks for it, of radius 1."""
-        options = SweepOptions(execution=self.execution)
+        options = SweepOptions(execution=self.execution, progress=progress)
         return plane(self._objective, self._directions, num, options=options)
+
+    def work(self, num: tuple[int, int]) -> Work:
+        """A plane, its points timed from one report of its progress to another."""
+
+        def timing() -> Timing:
+            stamps: list[tuple[int, float]] = []
+            began = time.perf_counter()
+            self.plane(num, lambda done, _, __: stamps.append((done, time.perf_counter())))
+            total = time.perf_counter() - began
+            (first, at_first), (last, at_last) = stamps[0], stamps[-1]
+            if first == last:  # all points at a time: nothing to tell apart
+                return Timing(total / last)
+            point = (at_last - at_first) / (last - first)
+            return Timing(point, total - last * point)
+
+        return timing
 
 
 def our_executions(case: Case, num: tuple[int, int], *, compiled: bool) -> list[Ours]:
@@ -238,6 +179,11 @@ class Loop:
         with num_threads(self._threads), torch.no_grad():
             return [self._at(a, b) for a, b in points]
 
+    def work(self, num_points: int) -> Work:
+        """That many points."""
+        points = [(0.5, -0.5)] * num_points
+        return lambda: Timing(_seconds(lambda: self.losses(points)) / num_points)
+
     def loss_at(self, theta: Tensor) -> float:
         """Mean loss at the weights (n,), in the order of the model's parameters."""
         with num_threads(self._threads), torch.no_grad():
@@ -284,12 +230,25 @@ def fastest_loop(case: Case, *, in_memory: bool) -> Loop:
 
 
 def _trial_seconds(loop: Loop) -> float:
-    work = timed(lambda: loop.losses([(0.5, -0.5)]))
+    work = loop.work(1)
     work()  # the first call finds no memory in place
-    return min(work(), work())
+    return min(work().unit, work().unit)
 
 
 # -- loss-landscapes ---------------------------------------------------------------------------
+
+
+def peer_work(case: Case, steps: int) -> Work:
+    """Its plane of `steps` x `steps` points."""
+    metric = peers.loss_landscapes_loss(case.inputs, case.labels)
+
+    def timing() -> Timing:
+        # All that it does before the first point: a copy, directions, their norms.
+        overhead = _seconds(lambda: peers.loss_landscapes(case.model, 1, lambda _: 0.0))
+        total = _seconds(lambda: peers.loss_landscapes(case.model, steps, metric))
+        return Timing((total - overhead) / steps**2, overhead)
+
+    return timing
 
 
 def peer_walk(case: Case, steps: int) -> tuple[list[float], list[Tensor]]:
@@ -320,17 +279,6 @@ def peer_row_offset(case: Case) -> float:
 # -- turns -------------------------------------------------------------------------------------
 
 
-def timed(work: Callable[[], object]) -> Work:
-    """The same, giving its seconds."""
-
-    def seconds() -> float:
-        began = time.perf_counter()
-        work()
-        return time.perf_counter() - began
-
-    return seconds
-
-
 @cache
 def gemm() -> Work:
     """Seconds of a FLOP in square float32 products, of the size at which they are fastest."""
@@ -339,40 +287,38 @@ def gemm() -> Work:
         generator = torch.Generator().manual_seed(_SEED)
         left, right, out = (torch.randn(size, size, generator=generator) for _ in range(3))
 
-        def seconds_of_a_flop() -> float:
+        def seconds_of_a_flop() -> Timing:
             began, calls = time.perf_counter(), 0
             while (passed := time.perf_counter() - began) < _GEMM_SECONDS:
                 torch.mm(left, right, out=out)
                 calls += 1
-            return passed / (calls * 2 * size**3)
+            return Timing(passed / (calls * 2 * size**3))
 
         return seconds_of_a_flop
 
-    return min(map(product, _GEMM_SIZES), key=lambda work: work())
-
-
-def forward_flops(case: Case) -> float:
-    """FLOPs of the forward passes of one point, a multiplication with its addition being two."""
-    few = min(len(case.labels), 16)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        case.model(case.inputs[:few])
-    return float(counter.get_total_flops() / few * len(case.labels))
+    return min(map(product, _GEMM_SIZES), key=lambda work: work().unit)
 
 
 def in_turns(
     works: Mapping[str, Work], rounds: int
-) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Seconds of a first call of each, then of one in each round, in an order drawn anew.
+) -> tuple[dict[str, Timing], dict[str, list[Timing]]]:
+    """A first call of each, then one in each round, in an order drawn anew.
 
     `timing.alternate` would call each five times before it counts; a plane takes too long.
     """
     first = {name: work() for name, work in works.items()}
     shuffler = random.Random(_SEED)
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+    timings: dict[str, list[Timing]] = {name: [] for name in works}
     for _ in range(rounds):
         order = list(works)
         shuffler.shuffle(order)
         for name in order:
             gc.collect()  # what the one before has left behind is not this one's cost
-            seconds[name].append(works[name]())
-    return first, seconds
+            timings[name].append(works[name]())
+    return first, timings
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

@@ -1,9 +1,8 @@
 """Planes of the loss beside loss-landscapes and the point-by-point loop, with checks of their own.
 
-The loop and the peer cost the same at every point: they are timed on a few. Our plane of ResNet-20
-is timed on a few and on more points, so that what comes before the first stands apart; the trial
-that chooses how to evaluate is timed once. Both are counted in the seconds of the plane. The MLP's
-plane is short, and timed whole.
+All of them cost the same at every point: ResNet-20 is timed on a few. What is no point's stands
+apart and is counted in the seconds of the plane; so are the trial that chooses how we evaluate it
+and the compiling, both timed once. Our plane of the MLP is short, and timed whole.
 """
 
 from __future__ import annotations
@@ -11,27 +10,23 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
-from benchmarks import peers, slice_checks
+from benchmarks import slice_checks
+from benchmarks.slice_cases import Case, cnn_case, forward_flops, grid_points, mlp_case
 from benchmarks.slice_contestants import (
-    Case,
     Loop,
     Ours,
+    Timing,
     Work,
-    cnn_case,
     fastest_loop,
-    forward_flops,
     fresh_compiler_cache,
     gemm,
-    grid_points,
     in_turns,
-    mlp_case,
     our_executions,
     peer_row_offset,
     peer_walk,
-    timed,
+    peer_work,
 )
 from benchmarks.table import plain_table
 from benchmarks.timing import Spread
@@ -42,7 +37,7 @@ __all__ = ["Comparison", "Row", "Target", "add_arguments", "run"]
 
 _PARTS = ("exactness", "cnn", "mlp", "memory")
 _CNN_GRID = (21, 21)
-_SOME, _FEW = (3, 5), (2, 2)  # of that plane, its corners included: what is timed in a round
+_CNN_SOME = (3, 5)  # of that plane, its corners included: what is timed in a round
 _CNN_POINTS, _MLP_POINTS = 3, 51  # of the loop, in a round
 _CNN_STEPS, _MLP_STEPS = 2, 8  # along each axis, of loss-landscapes in a round
 _CHECKED = (3, 3)  # the plane whose losses are compared
@@ -58,14 +53,14 @@ class Row:
 
     Attributes:
         point: seconds of a point, in each round.
-        setup: seconds before the first point, in each round.
+        overhead: seconds that are no point's, in each round: copies, trial, compiling, caveats.
         difference: largest relative difference of a loss from the loop's at the same weights.
         gemm_target: share of the GEMM rate that was promised; None where nothing was.
     """
 
     name: str
     point: list[float]
-    setup: list[float]
+    overhead: list[float]
     difference: float
     gemm_target: float | None = None
 
@@ -83,6 +78,7 @@ class Comparison:
         flops: of the forward passes of one point.
         gemm: seconds of a FLOP in large float32 matrix products, in each round.
         rows: ours first.
+        full_seconds: of our whole plane, where it was run.
     """
 
     network: str
@@ -91,11 +87,12 @@ class Comparison:
     flops: float
     gemm: list[float]
     rows: list[Row]
+    full_seconds: float | None = None
 
     def plane(self, row: Row) -> list[float]:
         """Seconds of the whole plane, in each round."""
-        both = zip(row.setup, row.point, strict=True)
-        return [setup + self.num_points * point for setup, point in both]
+        both = zip(row.overhead, row.point, strict=True)
+        return [overhead + self.num_points * point for overhead, point in both]
 
     def ratio(self, row: Row) -> Spread:
         """Seconds of its plane over those of ours, within a round."""
@@ -187,24 +184,21 @@ def _cnn(arguments: argparse.Namespace) -> Comparison:
     for one in ours:
         print(f"  {one.name}: {one.execution}; trial {one.trial_seconds:.1f} s", flush=True)
     loop = fastest_loop(case, in_memory=False)
-    works: dict[str, Work] = {"GEMM": gemm()}
-    for one in ours:
-        works[f"{one.name}, few"] = timed(partial(one.plane, _FEW))
-        works[f"{one.name}, some"] = timed(partial(one.plane, _SOME))
-    points = [(0.5, -0.5)] * _CNN_POINTS
-    works[loop.name] = timed(partial(loop.losses, points))
+    works: dict[str, Work] = {one.name: one.work(_CNN_SOME) for one in ours}
+    works |= {"GEMM": gemm(), loop.name: loop.work(_CNN_POINTS)}
     if not arguments.no_peers:
-        works |= _peer_works(case, _CNN_STEPS)
-    first, seconds = in_turns(works, arguments.repeats)
-    rows = [_row_of_ours(one, first, seconds, loop) for one in ours]
-    rows.append(_row_of_loop(loop, seconds, _CNN_POINTS, loop))
+        works[_PEER] = peer_work(case, _CNN_STEPS)
+    first, timings = in_turns(works, arguments.repeats)
+    rows = [_row_of_ours(one, first[one.name], timings[one.name], loop) for one in ours]
+    rows.append(_row_of_loop(loop, timings, loop))
     if not arguments.no_peers:
-        rows.append(_row_of_peer(case, seconds, _CNN_STEPS, loop))
-    compared = _compared("ResNet-20", case, math.prod(_CNN_GRID), seconds["GEMM"], rows)
+        rows.append(_row_of_peer(case, timings[_PEER], loop))
+    compared = _compared("ResNet-20", case, math.prod(_CNN_GRID), timings["GEMM"], rows)
     if arguments.full:
-        whole = Ours(_OURS, case, "auto")
-        taken = timed(lambda: print(*whole.plane(_CNN_GRID).notes, sep="\n"))()
-        print(f"All {compared.num_points} points at once, trial and all: {taken:.0f} s", flush=True)
+        whole = Ours(_OURS, case, "auto").plane(_CNN_GRID)
+        print(f"All {compared.num_points} points, trial and all: {whole.wall_time:.0f} s")
+        print("  " + "\n  ".join(whole.notes), flush=True)
+        compared = replace(compared, full_seconds=whole.wall_time)
     return compared
 
 
@@ -214,66 +208,55 @@ def _mlp(arguments: argparse.Namespace) -> Comparison:
     ours = Ours(_OURS, case, "auto")
     print("  " + "\n  ".join(ours.plane(num).notes), flush=True)
     loops = [fastest_loop(case, in_memory=False), fastest_loop(case, in_memory=True)]
-    works: dict[str, Work] = {"GEMM": gemm(), ours.name: timed(partial(ours.plane, num))}
-    points = [(0.5, -0.5)] * _MLP_POINTS
-    works |= {loop.name: timed(partial(loop.losses, points)) for loop in loops}
+    works: dict[str, Work] = {"GEMM": gemm(), ours.name: ours.work(num)}
+    works |= {loop.name: loop.work(_MLP_POINTS) for loop in loops}
     if not arguments.no_peers:
-        works |= _peer_works(case, _MLP_STEPS)
-    _, seconds = in_turns(works, arguments.repeats)
-    judge, count = loops[-1], math.prod(num)
-    point = [plane / count for plane in seconds[ours.name]]
-    rows = [Row(ours.name, point, [0.0] * len(point), _difference(ours, judge))]
-    rows += [_row_of_loop(loop, seconds, _MLP_POINTS, judge) for loop in loops]
+        works[_PEER] = peer_work(case, _MLP_STEPS)
+    _, timings = in_turns(works, arguments.repeats)
+    judge = loops[-1]
+    rows = [_row(ours.name, timings[ours.name], _difference(ours, judge))]
+    rows += [_row_of_loop(loop, timings, judge) for loop in loops]
     if not arguments.no_peers:
-        rows.append(_row_of_peer(case, seconds, _MLP_STEPS, judge))
-    compared = _compared("digits MLP", case, count, seconds["GEMM"], rows)
+        rows.append(_row_of_peer(case, timings[_PEER], judge))
+    compared = _compared("digits MLP", case, math.prod(num), timings["GEMM"], rows)
     if not arguments.no_peers:
         offset = peer_row_offset(case)
         print(f"In {_PEER}' array the odd rows stand {offset:+.2f} steps beside the even ones.")
     return compared
 
 
-def _row_of_ours(
-    ours: Ours, first: Mapping[str, float], seconds: Mapping[str, list[float]], judge: Loop
-) -> Row:
-    """A point is what more points take beyond few; the rest came before the first one."""
-    few, some = seconds[f"{ours.name}, few"], seconds[f"{ours.name}, some"]
-    num_few, num_some = math.prod(_FEW), math.prod(_SOME)
-    # The first call compiles.
-    once = ours.trial_seconds + max(0.0, first[f"{ours.name}, few"] - Spread.of(few).median)
-    point = [(b - a) / (num_some - num_few) for a, b in zip(few, some, strict=True)]
-    setup = [once + a - num_few * its for a, its in zip(few, point, strict=True)]
-    target = _COMPILED_SHARE if ours.mode == "compiled" else _EAGER_SHARE
-    return Row(ours.name, point, setup, _difference(ours, judge), target)
+def _row_of_ours(ours: Ours, first: Timing, timings: Sequence[Timing], judge: Loop) -> Row:
+    once = ours.trial_seconds
+    target = _EAGER_SHARE
+    if ours.mode == "compiled":
+        once += max(0.0, first.overhead - Spread.of([t.overhead for t in timings]).median)
+        target = _COMPILED_SHARE
+    return _row(ours.name, timings, _difference(ours, judge), once=once, gemm_target=target)
 
 
-def _row_of_loop(
-    loop: Loop, seconds: Mapping[str, list[float]], num_points: int, judge: Loop
-) -> Row:
-    point = [total / num_points for total in seconds[loop.name]]
+def _row_of_loop(loop: Loop, timings: Mapping[str, Sequence[Timing]], judge: Loop) -> Row:
     points = grid_points(_CHECKED)
-    return Row(
-        loop.name,
-        point,
-        [0.0] * len(point),
-        0.0 if loop is judge else _largest(loop.losses(points), judge.losses(points)),
-    )
+    same = loop is judge
+    difference = 0.0 if same else _largest(loop.losses(points), judge.losses(points))
+    return _row(loop.name, timings[loop.name], difference)
 
 
-def _peer_works(case: Case, steps: int) -> dict[str, Work]:
-    metric = peers.loss_landscapes_loss(case.inputs, case.labels)
-    return {
-        _PEER: timed(lambda: peers.loss_landscapes(case.model, steps, metric)),
-        # All that it does before the first point: a copy, directions, their norms.
-        f"{_PEER}, setup": timed(lambda: peers.loss_landscapes(case.model, 1, lambda _: 0.0)),
-    }
-
-
-def _row_of_peer(case: Case, seconds: Mapping[str, list[float]], steps: int, judge: Loop) -> Row:
-    setup = seconds[f"{_PEER}, setup"]
-    point = [(a - b) / steps**2 for a, b in zip(seconds[_PEER], setup, strict=True)]
+def _row_of_peer(case: Case, timings: Sequence[Timing], judge: Loop) -> Row:
     losses, thetas = peer_walk(case, steps=2)
-    return Row(_PEER, point, setup, _largest(losses, [judge.loss_at(theta) for theta in thetas]))
+    return _row(_PEER, timings, _largest(losses, [judge.loss_at(theta) for theta in thetas]))
+
+
+def _row(
+    name: str,
+    timings: Sequence[Timing],
+    difference: float,
+    *,
+    once: float = 0.0,
+    gemm_target: float | None = None,
+) -> Row:
+    """With what took place `once`, and not in each round."""
+    point = [timing.unit for timing in timings]
+    return Row(name, point, [once + t.overhead for t in timings], difference, gemm_target)
 
 
 def _difference(ours: Ours, judge: Loop) -> float:
@@ -286,10 +269,10 @@ def _largest(losses: Sequence[float], true: Sequence[float]) -> float:
 
 
 def _compared(
-    network: str, case: Case, num_points: int, of_a_flop: list[float], rows: list[Row]
+    network: str, case: Case, num_points: int, gemms: Sequence[Timing], rows: list[Row]
 ) -> Comparison:
     """Printed, with what the GEMM rate allows at most."""
-    flops = forward_flops(case)
+    flops, of_a_flop = forward_flops(case), [timing.unit for timing in gemms]
     compared = Comparison(network, case.description, num_points, flops, of_a_flop, rows)
     rate = Spread.of([1e-9 / its for its in of_a_flop]).median
     print(_drawn_rows(compared))
@@ -322,7 +305,7 @@ def _targets(compared: Comparison, ratio: float) -> list[Target]:
 
 def _drawn_rows(compared: Comparison) -> str:
     header = (
-        "contestant", "ms a point", "s before", "s the plane", "ratio", "range", "of GEMM",
+        "contestant", "ms a point", "s overhead", "s the plane", "ratio", "range", "of GEMM",
         "difference", "",
     )  # fmt: skip
     return plain_table(header, [_cells(compared, row) for row in compared.rows])
@@ -333,7 +316,7 @@ def _cells(compared: Comparison, row: Row) -> tuple[str, ...]:
     return (
         row.name,
         f"{1e3 * Spread.of(row.point).median:.4g}",
-        f"{Spread.of(row.setup).median:.2g}",
+        f"{Spread.of(row.overhead).median:.2g}",
         f"{Spread.of(compared.plane(row)).median:.4g}",
         f"{ratio.median:.2f}",
         f"({ratio.minimum:.2f} to {ratio.maximum:.2f})",
