@@ -31,6 +31,8 @@ FLOORS = [
     ["landscape.trainers"],
     ["landscape.curvature"],
     ["landscape.slices"],
+    ["landscape.paths"],
+    ["landscape.similarity"],
     ["landscape.trainers.recipes", "landscape.trainers.execution"],
     ["landscape.slice_plan", "landscape.exchange"],
     ["landscape.store", "landscape.figures", "landscape.request"],

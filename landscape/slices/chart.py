@@ -31,6 +31,11 @@ class Chart:
         """k, the number of directions."""
         return len(self.vectors)
 
+    @property
+    def is_affine(self) -> bool:
+        """Whether the weights are an affine function of the coefficients."""
+        return True
+
     def thetas(self, coefficients: Tensor) -> Tensor:
         """The weights (C, n) at coefficients (C, k), float64; a step is never added to another."""
         found = self.center.expand(len(coefficients), -1)

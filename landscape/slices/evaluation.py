@@ -19,7 +19,7 @@ from landscape.slices.execution import BatchNormMode, Execution, Place, Runner
 from landscape.slices.first_layer import FirstLayer
 from landscape.slices.measures import GRADIENT_FIELDS, Center, Measures, Part, subset_error
 
-__all__ = ["Evaluator", "Stop"]
+__all__ = ["Evaluator", "Stop", "points_in_a_pass"]
 
 Values = dict[str, NDArray[np.float64]]
 Counts = NDArray[np.int64]
@@ -103,13 +103,10 @@ class Evaluator:
         self._whole = {name: float(rows[-1]) for name, rows in self._seen.items() if rows.ndim == 1}
         self._parts = self._runner.released(parts)
         self.passes = 1.0
-        self.points_at_a_time = execution.chunk
-        if not objective.batches.is_cached:
-            room = _STREAMED_SHARE * available_bytes(objective.device)
-            takes_gradients = any(name in GRADIENT_FIELDS for name in measures.names)
-            of_point = chart.center.nbytes + 8 * len(chart.center) * takes_gradients
-            fitting = int(room / (execution.chunk * of_point))
-            self.points_at_a_time *= max(1, min(_STREAMED_CHUNKS, fitting))
+        takes_gradients = any(name in GRADIENT_FIELDS for name in measures.names)
+        self.points_at_a_time = points_in_a_pass(
+            objective, chart, execution, takes_gradients=takes_gradients
+        )
 
     def values(self, coefficients: Tensor) -> Values:
         """All fields at coefficients (P, k), float64: arrays (P, ...) by name."""
@@ -286,6 +283,22 @@ def _add(sums: Values, name: str, points: Counts, values: NDArray[np.float64], c
     if name not in sums:
         sums[name] = np.zeros((count, *values.shape[1:]))
     sums[name][points] += values
+
+
+def points_in_a_pass(
+    objective: Objective, chart: Chart, execution: Execution, *, takes_gradients: bool = False
+) -> int:
+    """Points that should be evaluated together: a chunk; more where data are read anew each time.
+
+    Args:
+        takes_gradients: whether each point also needs room for a gradient in float64.
+    """
+    if objective.batches.is_cached:
+        return execution.chunk
+    room = _STREAMED_SHARE * available_bytes(objective.device)
+    of_point = chart.center.nbytes + 8 * len(chart.center) * takes_gradients
+    fitting = int(room / (execution.chunk * of_point))
+    return execution.chunk * max(1, min(_STREAMED_CHUNKS, fitting))
 
 
 def _cumulative(constants: Sequence[Mapping[str, Tensor]]) -> Values:

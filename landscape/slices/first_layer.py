@@ -45,6 +45,8 @@ class FirstLayer:
 
         It sees the same at every point, is called once, and its weight is a coordinate.
         """
+        if not chart.is_affine:
+            return None
         batch = next(iter(objective.batches))
         length = batch_length(batch)
         few = slice_batch(batch, 0, min(_TRIED, length), length)
