@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from landscape.batches import batch_length
 from landscape.errors import RequestError, unknown_choice
 
-__all__ = ["Loss", "Reduction", "Term", "resolve_loss"]
+__all__ = ["TARGET_KEYS", "Loss", "Reduction", "Term", "resolve_loss"]
 
 Reduction = Literal["mean", "sum", "auto"]
 
@@ -44,7 +44,7 @@ _BY_ELEMENT = (
 )
 _FEW_CLASSES = 32  # with more, the softmax of a row is wide enough by itself
 _REDUCTIONS = ("mean", "sum", "auto")
-_TARGET_KEYS = ("labels", "label", "targets", "target", "y")
+TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 _MODEL_NAMES = frozenset({"model", "net", "network", "module"})
 
 
@@ -246,11 +246,11 @@ def _forward(model: nn.Module, batch: object, *, raw: bool) -> tuple[Tensor, Ten
         else:
             output = model(inputs)
     elif hasattr(batch, "keys"):
-        key = next((key for key in _TARGET_KEYS if key in batch), None)  # type: ignore[operator]
+        key = next((key for key in TARGET_KEYS if key in batch), None)  # type: ignore[operator]
         if key is None:
             raise RequestError(
                 f"a batch has the keys {sorted(batch.keys())}; none of them is a target "
-                f"({', '.join(_TARGET_KEYS)}). Rename it, or give a loss(model, batch)."
+                f"({', '.join(TARGET_KEYS)}). Rename it, or give a loss(model, batch)."
             )
         target = batch[key]  # type: ignore[index]
         rest = {k: batch[k] for k in batch.keys() if k != key}  # type: ignore[index]  # noqa: SIM118

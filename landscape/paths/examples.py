@@ -24,7 +24,7 @@ from landscape.slices.first_layer import FirstLayer
 from landscape.slices.measures import Measures, Part, Sums
 from landscape.slices.trial import ExecutionName, choose
 
-__all__ = ["Examples", "PathEvaluator"]
+__all__ = ["Examples", "PathEvaluator", "joined"]
 
 _BN_MODES = ("eval", "batch", "recalibrate", "interpolate")
 
@@ -104,6 +104,15 @@ class Examples:
         rows, _, total = self._rows(metric)
         return None if rows is None else _combined(combination, rows) / total
 
+    def select(self, indices: Tensor) -> Examples:
+        """The same examples at some of the points."""
+        return replace(
+            self,
+            totals=self.totals[indices],
+            losses=None if self.losses is None else self.losses[indices],
+            right=None if self.right is None else self.right[indices],
+        )
+
     def _rows(self, metric: str) -> tuple[Tensor | None, Tensor | None, float]:
         if metric == "loss":
             return self.losses, self.weights, self.total_weight
@@ -116,6 +125,26 @@ def _combined(combination: Tensor, rows: Tensor) -> Tensor:
     # Not a product with zeros: an infinite loss at a point that is not in it would be NaN.
     used = combination.nonzero().flatten()
     return combination[used].to(rows) @ rows[used]
+
+
+def joined(pieces: Sequence[Examples], at: int | None = None) -> Examples:
+    """The points of several as one.
+
+    Args:
+        at: where the points of the second of two are put among those of the first.
+    """
+    num = [len(piece.totals) for piece in pieces]
+    order = torch.arange(sum(num))
+    if at is not None:
+        order = torch.cat([order[:at], order[num[0] :], order[at : num[0]]])
+
+    def rows(name: str) -> Tensor | None:
+        held = [getattr(piece, name) for piece in pieces]
+        return None if held[0] is None else torch.cat(held)[order]
+
+    totals = rows("totals")
+    assert totals is not None
+    return replace(pieces[0], totals=totals, losses=rows("losses"), right=rows("right"))
 
 
 class _ExampleMeasures(Measures):
@@ -134,14 +163,23 @@ class _ExampleMeasures(Measures):
     def part(self, batch: object, size: int, term: Term) -> Part:
         found = super().part(batch, size, term)
         told = correctness(self.objective.loss_function, term)
-        constants = dict(found.constants)
         if told is not None:
+            constants = dict(found.constants)
             counted = told.counted.double()
             constants["counted"] = counted.reshape(len(counted), -1).sum(1)
-            if counted.ndim == 1:
-                assert term.target is not None
-                return replace(found, constants=constants, classes=term.target.reshape(-1))
-        return replace(found, constants=constants)
+            classes = _one_each(term, counted)
+            return replace(found, constants=constants, classes=classes)
+        return found
+
+
+def _one_each(term: Term, counted: Tensor) -> Tensor | None:
+    """(b,) the class of each example; None where an example has several, or none for certain."""
+    target = term.target
+    assert target is not None
+    if counted.numel() != len(counted):
+        return None
+    classes = target.reshape(-1).long()
+    return classes if torch.equal(classes.to(target), target.reshape(-1)) else None
 
 
 class PathEvaluator:
@@ -160,6 +198,7 @@ class PathEvaluator:
 
     Attributes:
         execution: the way that was chosen.
+        points_at_a_time: that should be given together.
         notes: what was tried and could not be used.
     """
 
@@ -181,6 +220,7 @@ class PathEvaluator:
         self.execution, self.notes = choice.execution, choice.notes
         self.chart, self._compiled, self._bn = chart, choice.compiled, bn
         self._main = self._runner(main, main)
+        self.points_at_a_time = points_in_a_pass(main, chart, self.execution)
         self._runners = {"": self._main}
         for name, other in (also or {}).items():
             if other.space.names != main.space.names or other.space.shapes != main.space.shapes:
@@ -212,8 +252,7 @@ class PathEvaluator:
     def at(self, coefficients: Tensor) -> dict[str, Examples]:
         """All examples at coefficients (P, k): "" for the objective's own, others by name."""
         pieces: dict[str, list[list[Sums]]] = {name: [] for name in self._runners}
-        size = points_in_a_pass(self._main.objective, self.chart, self.execution)
-        for several in torch.split(coefficients.double(), size):
+        for several in torch.split(coefficients.double(), self.points_at_a_time):
             with self._main.running():
                 places = [
                     self._main.place(chunk) for chunk in torch.split(several, self.execution.chunk)

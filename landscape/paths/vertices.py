@@ -87,17 +87,27 @@ class Vertices(Chart):
         found = self._mixed(weights, self.points)
         if self.sphere is not None:
             own = self.points[:, self.sphere]
-            found[:, self.sphere] = self._mixed(self._on_the_sphere(weights, own), own)
+            found[:, self.sphere] = self._on_the_sphere(weights, own).to(own) @ own
         return found
 
     @staticmethod
     def _mixed(weights: Tensor, points: Tensor) -> Tensor:
-        """Weighted sums (P, n) of points (K, n)."""
-        found = points.new_zeros(len(weights), points.shape[1])
-        scales = weights.to(points)
-        for index, point in enumerate(points):
-            if scales[:, index].any():  # of a path between two of many, two are at work
-                found = torch.addcmul(found, scales[:, index, None], point)
+        """Weighted sums (P, n) of points (K, n), for weights (P, K) that add up to 1.
+
+        Each is the first point at work and steps from there, so that between two equal points
+        nothing moves, not even by rounding.
+        """
+        found = points.new_empty(len(weights), points.shape[1])
+        bases = (weights != 0).int().argmax(1)
+        for base in bases.unique().tolist():
+            rows = bases == base
+            scales = weights[rows].to(points)
+            mixed = points[base].expand(len(scales), -1)
+            for index in range(base + 1, len(points)):
+                if scales[:, index].any():  # of a path between two of many, two are at work
+                    step = points[index] - points[base]
+                    mixed = torch.addcmul(mixed, scales[:, index, None], step)
+            found[rows] = mixed
         return found
 
     @staticmethod

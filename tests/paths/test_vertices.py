@@ -42,6 +42,14 @@ def test_at_a_vertex_it_is_that_vertex_bit_for_bit(objective):
     assert torch.equal(at(chart, torch.eye(4, dtype=torch.float64)), vertices)
 
 
+def test_between_equal_points_nothing_moves_by_rounding(objective):
+    vertices = points(objective, 1).repeat(4, 1)
+    chart = Vertices.of(objective, vertices)
+    for ends in [(0, 1), (1, 3), (2, 3)]:
+        thetas = at(chart, line_weights(torch.linspace(0, 1, 9), 4, ends))
+        assert torch.equal(thetas, vertices[:1].expand(9, -1))
+
+
 def test_it_is_the_chart_of_its_first_vertex(objective):
     vertices, weights = points(objective, 3), torch.tensor([[0.2, 0.5, 0.3]])
     chart = Vertices.of(objective, vertices)
