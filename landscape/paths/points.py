@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
@@ -29,6 +30,9 @@ class PointEvaluator:
 
     Raises:
         RequestError: an unknown policy, or data of another network.
+
+    Attributes:
+        objective: under the policy.
     """
 
     def __init__(
@@ -40,8 +44,8 @@ class PointEvaluator:
     ) -> None:
         if bn not in get_args(BatchNormPolicy):
             raise unknown_choice("BatchNorm policy", str(bn), get_args(BatchNormPolicy))
-        self._main = _under(objective, bn)
-        self._objectives = {"": self._main}
+        self.objective = _under(objective, bn)
+        self._objectives = {"": self.objective}
         for name, other in (also or {}).items():
             space = other.space
             if (space.names, space.shapes) != (objective.space.names, objective.space.shapes):
@@ -54,14 +58,14 @@ class PointEvaluator:
 
     def statistics(self, theta: Tensor) -> dict[str, Tensor]:
         """BatchNorm statistics by name that belong to theta (n,); empty if they do not change."""
-        if not self._main.has_batch_norm:
+        if not self.objective.has_batch_norm:
             return {}
-        with self._main.evaluation():
-            return self._main.buffers_at(theta) or {}
+        with self.objective.evaluation():
+            return self.objective.buffers_at(theta) or {}
 
     def buffers(self, theta: Tensor) -> dict[str, Tensor]:
         """All buffers of the network by name, as they are at theta (n,); copies."""
-        held = {name: buffer.clone() for name, buffer in self._main.buffers.items()}
+        held = {name: buffer.clone() for name, buffer in self.objective.buffers.items()}
         return held | self.statistics(theta)
 
     def at(self, theta: Tensor, buffers: Mapping[str, Tensor] | None = None) -> dict[str, Examples]:
@@ -98,8 +102,11 @@ def joined(examples: Sequence[Examples]) -> Examples:
 
 def accuracy(examples: Examples) -> Tensor:
     """(P,) share of elements that are right; NaN where there are no classes."""
-    error = examples.error
-    return torch.full_like(examples.totals, float("nan")) if error is None else 1 - error
+    if examples.right is None or examples.counted is None:
+        return torch.full_like(examples.totals, math.nan)
+    shares = examples.right.sum(1) / examples.counted.sum()
+    # The largest of outputs that are NaN is one of them, and no answer.
+    return shares.masked_fill(examples.loss.isnan(), math.nan)
 
 
 def checked(objective: Objective, theta: Tensor, index: int) -> Tensor:
