@@ -9,27 +9,26 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from landscape.errors import RequestError
+from landscape.errors import RequestError, unknown_choice
 from landscape.fingerprint import fingerprint
-from landscape.objective import Objective
+from landscape.objective import BatchNormPolicy, Objective
 from landscape.paths.barrier import Profile, profile
 from landscape.paths.curves import CurveKind, curve_weights, step_lengths
 from landscape.paths.examples import Examples, PathEvaluator
 from landscape.paths.vertices import Vertices, line_weights
 from landscape.result import Result
-from landscape.slices.execution import BatchNormMode
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Curve", "curve"]
+__all__ = ["Curve", "check_request", "curve"]
 
 Array = NDArray[np.float64]
 Profiles = Mapping[str, Profile]
@@ -91,8 +90,8 @@ class Curve(Result):
     def _rises_above_the_line(self) -> bool:
         line = self.straight["loss"].heights["chord"].value
         scale = np.abs(self.losses[[0, -1]]).max()
-        noise = 2 * np.nan_to_num(self.excess_error) + _ROUNDING * scale
-        return bool(self.excess > line + noise)
+        error = self.excess_error if math.isfinite(self.excess_error) else 0.0
+        return not self.excess <= line + 2 * error + _ROUNDING * scale
 
     def weights(self, t: Tensor | Array | float) -> Tensor:
         """(P, K) float64 of the vertices in the points at t."""
@@ -203,7 +202,7 @@ def curve(
     kind: CurveKind = "bezier",
     num: int = 61,
     *,
-    bn: BatchNormMode = "recalibrate",
+    bn: BatchNormPolicy = "recalibrate",
     also: Mapping[str, Objective] | None = None,
 ) -> Curve:
     """What lies along a given curve, and along the straight line between its ends.
@@ -222,8 +221,7 @@ def curve(
     Source: Garipov et al. 2018, arXiv:1802.10026.
     """
     began = time.perf_counter()
-    if num < _LEAST_POINTS:
-        raise RequestError(f"num is {num}, expected {_LEAST_POINTS} points or more, ends included.")
+    check_request(objective, kind, num, bn, also)
     chart = Vertices.of(objective, vertices)
     points = chart.points
     t = torch.linspace(0, 1, num, dtype=torch.float64)
@@ -253,6 +251,25 @@ def curve(
         straight=beside,
         bn=bn,
     )
+
+
+def check_request(
+    objective: Objective, kind: str, num: int, bn: str, also: Mapping[str, Objective] | None
+) -> None:
+    """Raise RequestError unless a curve can be measured so: before anything is fitted."""
+    if kind not in get_args(CurveKind):
+        raise unknown_choice("kind of curve", str(kind), get_args(CurveKind))
+    if bn not in get_args(BatchNormPolicy):
+        raise unknown_choice("BatchNorm policy", str(bn), get_args(BatchNormPolicy))
+    if num < _LEAST_POINTS:
+        raise RequestError(f"num is {num}, expected {_LEAST_POINTS} points or more, ends included.")
+    for name, other in (also or {}).items():
+        spaces = [(one.space.names, one.space.shapes) for one in (objective, other)]
+        if spaces[0] != spaces[1]:
+            raise RequestError(
+                f"the data {name!r} belong to an objective with other parameters. Make it of the "
+                "same network and the same params=."
+            )
 
 
 def _profiles(found: Mapping[str, Examples], shares: Array) -> dict[str, Profile]:

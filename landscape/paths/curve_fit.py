@@ -17,14 +17,13 @@ from torch import Tensor
 
 from landscape.errors import RequestError, unknown_choice
 from landscape.fingerprint import fingerprint
-from landscape.objective import Objective
-from landscape.paths.curve import Curve, curve
+from landscape.objective import BatchNormPolicy, Objective
+from landscape.paths.curve import Curve, check_request, curve
 from landscape.paths.curve_state import BendState
 from landscape.paths.curve_training import CurveTraining, Optimizer, TrainingExecution
 from landscape.paths.curves import CurveKind, straight_vertices
 from landscape.paths.minibatches import Minibatches
 from landscape.preflight import batches_of_one_explained
-from landscape.slices.execution import BatchNormMode
 
 __all__ = ["CurveOptions", "fit_curve"]
 
@@ -32,6 +31,7 @@ __all__ = ["CurveOptions", "fit_curve"]
 # so that a bend can cross the distance of the ends in ten. For digits MLPs of 32 to 512 units and
 # CNNs, 0.03 to 0.3 leave at most 1.3 % of the straight line's barrier, 0.1 at most 0.05 %.
 _RELATIVE_RATE = 0.1
+_OWN_BATCHES = "each point of a training step took one of the data's own batches, in their order"
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def fit_curve(
     num: int = 61,
     *,
     num_bends: int = 1,
-    bn: BatchNormMode = "recalibrate",
+    bn: BatchNormPolicy = "recalibrate",
     also: Mapping[str, Objective] | None = None,
     init: Tensor | None = None,
     options: CurveOptions | None = None,
@@ -149,6 +149,7 @@ def fit_curve(
     """
     began = time.perf_counter()
     options = options or CurveOptions()
+    check_request(objective, kind, num, bn, also)
     vertices = _start(objective, a, b, num_bends, init)
     rate = options.learning_rate
     if rate is None:
@@ -192,7 +193,8 @@ def fit_curve(
     keep()
     with batches_of_one_explained("batch"):
         stopped = training.run(state, keep, options.progress)
-    keep()
+    if not stopped:  # what is kept then goes on to the same stop
+        keep()
     bent = torch.cat([vertices[:1], state.bends, vertices[-1:]])
     found = curve(objective, bent, kind, num, bn=bn, also=also)
     if path is not None:
@@ -200,6 +202,7 @@ def fit_curve(
     return replace(
         found,
         settings={**found.settings, **settings, "execution": training.execution},
+        notes=(*found.notes, *([] if training.minibatches.are_drawn else [_OWN_BATCHES])),
         wall_time=time.perf_counter() - began,
         training_losses=torch.tensor(state.losses, dtype=torch.float64).numpy(),
         stopped_because=stopped,

@@ -94,7 +94,7 @@ class CurveTraining:
         written = time.monotonic()
         with self.objective.evaluation():
             if self.execution == "auto":
-                self.execution = self._chosen(state)
+                self.execution = self._chosen()
             while len(state.losses) < self.steps:
                 loss = self._step(state)
                 if not math.isfinite(loss):
@@ -220,12 +220,12 @@ class CurveTraining:
             if name.rpartition(".")[0] in norms and buffer.is_floating_point()
         }
 
-    def _chosen(self, state: BendState) -> TrainingExecution:
+    def _chosen(self) -> TrainingExecution:
         """By what the network is made of, not by the clock: the same curve on each run."""
         convolves = any(len(shape) > 2 for shape in self.objective.space.shapes)
         if convolves or self.strata == 1 or not self.minibatches.are_drawn:
             return "loop"
-        _, thetas = self._points(state, 0)
+        _, thetas = self._points(BendState.start(self.vertices[1:-1]), 0)
         expected = self._one_by_one(thetas, 0)
         try:
             # A warning tells that an operation has no batching rule.
