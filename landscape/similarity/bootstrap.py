@@ -74,7 +74,8 @@ def bootstrap(
     ends = ((1 - confidence) / 2, (1 + confidence) / 2)
     found = {}
     for name, value in statistic(columns.sum(0).numpy()).items():
-        low, high = np.quantile(np.concatenate(replicates[name]), ends, axis=0)
+        with np.errstate(invalid="ignore"):  # an infinite divergence has no interval
+            low, high = np.quantile(np.concatenate(replicates[name]), ends, axis=0)
         found[name] = Intervals(value, low, high)
     return found
 

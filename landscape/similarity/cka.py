@@ -41,7 +41,8 @@ def cka_estimate(
 
     The examples are left out one at a time (the jackknife). Drawing them with replacement, as a
     bootstrap does, brings twins, whose kernels are off the diagonal that HSIC_1 leaves out: every
-    replicate would be biased upwards, towards 1 where there are more features than examples.
+    replicate would be biased upwards, towards 1 where there are more features than examples. The
+    interval is not corrected for the bias of `debiased=False`.
 
     Raises:
         RequestError: as `cka`, or a confidence that is not between 0 and 1.

@@ -105,23 +105,21 @@ class StreamingCKA:
         if not self._pivots:
             # Exact for features that are constant, and free of cancellation for all others.
             self._pivots = {name: x[0].double().clone() for name, x in batch.items()}
-        self._rows.clear()
-        self.num_examples += count
         if self._held is not None:
-            self._held.append(batch)
-            held = sum(x.numel() * x.element_size() for part in self._held for x in part.values())
-            if held > self._product_bytes():
+            own = _bytes(batch)
+            if own + sum(map(_bytes, self._held)) <= self._product_bytes():
+                self._check_memory(own, batch)
+                # A copy: a loader or an in-place layer may write to the same memory again.
+                self._held.append({name: x.clone() for name, x in batch.items()})
+            else:
                 self._check_memory(self._product_bytes(), batch)
                 for part in self._held:
                     self._products.add(self._shifted(part))
                 self._held = None
-                return
-            own = sum(x.numel() * x.element_size() for x in batch.values())
-            self._check_memory(own, batch)
-            # A copy: a loader or an in-place layer may write to the same memory again.
-            self._held[-1] = {name: x.clone() for name, x in batch.items()}
-        else:
+        if self._held is None:
             self._products.add(self._shifted(batch))
+        self._rows.clear()
+        self.num_examples += count
 
     def revisit(self, features: Mapping[str, Features]) -> None:
         """Take one batch of the second pass, in any order: what `estimate` needs if not held."""
@@ -249,6 +247,10 @@ class StreamingCKA:
                 f"({sum(self._widths.values()):,} features an example). Average images over their "
                 "places (pool='spatial'), or name fewer layers or examples."
             )
+
+
+def _bytes(batch: Mapping[str, Tensor]) -> int:
+    return sum(x.numel() * x.element_size() for x in batch.values())
 
 
 def _joined(parts: list[Rows]) -> Rows:
