@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from oracles import MLP, ConvNet, cut, network, random_vectors
 from torch import nn
 
 import landscape
@@ -18,7 +19,6 @@ from landscape.objective import Objective
 from landscape.paths.barrier import barrier
 from landscape.paths.curve import curve
 from landscape.paths.curves import curve_weights, straight_vertices
-from tests.oracles import MLP, ConvNet, cut, network, random_vectors
 
 KINDS = ["bezier", "polygon"]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from oracles import MLP, ConvNet, cut, half_squared_error, network, random_vectors
 from torch import nn
 
 from landscape.errors import RequestError
@@ -18,7 +19,6 @@ from landscape.paths.curve_fit import CurveOptions, fit_curve
 from landscape.trainers.data.bundled import digits
 from landscape.trainers.models.convolutional import cnn
 from landscape.trainers.models.perceptron import mlp
-from tests.oracles import MLP, ConvNet, cut, half_squared_error, network, random_vectors
 
 FEW = {"steps": 12, "batch_size": 4, "strata": 2}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from oracles import random_vectors
 
 from landscape.errors import RequestError
 from landscape.paths.curve_state import BendState
-from tests.oracles import random_vectors
 
 REQUEST = {"steps": 5, "kind": "bezier"}
 CPU = torch.device("cpu")

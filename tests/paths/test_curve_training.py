@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from oracles import MLP, ConvNet, Transformer, cut, network, random_vectors
 from torch import nn
 from torch.func import functional_call
 
@@ -17,7 +18,6 @@ from landscape.paths.curve_state import BendState
 from landscape.paths.curve_training import CurveTraining, learning_rate_factor
 from landscape.paths.curves import straight_vertices
 from landscape.paths.minibatches import Minibatches
-from tests.oracles import MLP, ConvNet, Transformer, cut, network, random_vectors
 
 
 def training_of(objective, vertices, **options):

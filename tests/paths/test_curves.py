@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from oracles import random_vectors
 from scipy.interpolate import BPoly
 
 from landscape.errors import RequestError
@@ -17,7 +18,6 @@ from landscape.paths.curves import (
     step_lengths,
     straight_vertices,
 )
-from tests.oracles import random_vectors
 
 T = torch.linspace(0, 1, 37, dtype=torch.float64)
 KINDS = ["bezier", "polygon"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from oracles import MLP, cut, half_squared_error, network
 from torch import nn
 
 from landscape.errors import RequestError
 from landscape.objective import Objective
 from landscape.paths.minibatches import Minibatches
-from tests.oracles import MLP, cut, half_squared_error, network
 
 
 def numbered(count=10, **options):
