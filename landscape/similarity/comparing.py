@@ -106,7 +106,9 @@ def compare_family(
     numbers = [str(number) for number in range(1, len(points) + 1)]
     networks = tuple(map(str, thetas)) if named else tuple(numbers)
     weights = weight_distances(objective, points)
-    under = objective.under(bn)
+    # Statistics of layers that are not there would cost a pass over the data for each network.
+    needless = bn == "recalibrate" and not objective.has_batch_norm
+    under = objective.under("eval" if needless else bn)
     held = _checked(under, buffers, len(points))
     forward = _Forward(under, points, held, layers_of(objective.model, layers), pool)
     answers = PredictionSums(objective.loss_function, len(points))

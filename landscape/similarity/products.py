@@ -5,7 +5,7 @@ Products take room p q, kernels time n^2; `streaming` chooses. Both end in the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -22,17 +22,21 @@ _BLOCK = 2**24  # entries of all kernels together that are held at a time, 128 M
 
 
 class Products:
-    """Sums of products of shifted features, from which those of centred features follow."""
+    """Sums of products of shifted features, from which those of centred features follow.
 
-    def __init__(self, names: tuple[str, ...], pairs: tuple[Pair, ...]) -> None:
-        self._names, self._pairs = names, pairs
-        self._count = 0
+    Args:
+        pairs: each once, in one order, and each name with itself.
+    """
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self._pairs, self._count = tuple(pairs), 0
         self._crossed: dict[Pair, Tensor] = {}  # (p, q) X'Y
         self._summed: dict[str, Tensor] = {}  # (p,)
         self._weighted: dict[Pair, Tensor] = {}  # (q,) sum of |x_i|^2 y_i
         self._squares: dict[Pair, Tensor] = {}  # sum of |x_i|^2 |y_i|^2
 
     def add(self, shifted: Mapping[str, Tensor]) -> None:
+        """Take a batch of features (n, p) by name, about any fixed point."""
         lengths = {name: x.square().sum(1) for name, x in shifted.items()}
         self._count += len(next(iter(shifted.values())))
         for name, x in shifted.items():
@@ -69,38 +73,44 @@ class Products:
         about = self._weighted[pair] - 2 * crossed + mean @ mean * self._summed[second]
         return about - self._mean(second) * self._length(first)
 
-    def sums(self, pair: Pair, count: int) -> Sums:
+    def sums(self, pair: Pair) -> Sums:
+        """Of all examples so far."""
         first, second = pair
         mean, other_mean = self._mean(first), self._mean(second)
-        # sum of k l with l = |y|^2 - 2 y.u + |u|^2, k centred and y not.
-        by_square = (
+        length = self._length(first)
+        # With k centred, the centred squares of y are |y|^2 - 2 y.u + |u|^2 about its mean u.
+        by_squares = (
             self._squares[pair]
             - 2 * mean @ self._weighted[second, first]
             + mean @ mean * self._crossed[second, second].diagonal().sum()
         )
-        by_other = self._centred_weighted(
-            pair
-        ) @ other_mean + other_mean @ other_mean * self._length(first)
-        product = float(by_square - 2 * by_other + other_mean @ other_mean * self._length(first))
-        whole = float(self._centred(pair).square().sum())
+        by_means = (
+            2 * other_mean @ self._centred_weighted(pair) + other_mean.square().sum() * length
+        )
+        product = float(by_squares - by_means)
         return Sums(
-            num_examples=count,
-            pairs=whole - product,
-            first=self._length(first),
+            num_examples=self._count,
+            pairs=float(self._centred(pair).square().sum()) - product,
+            first=length,
             second=self._length(second),
             product=product,
         )
 
     def rows(self, shifted: Mapping[str, Tensor]) -> dict[Pair, Rows]:
+        """Of some examples, once all have been added: their features as they were then."""
         centred = {name: x - self._mean(name) for name, x in shifted.items()}
         lengths = {name: x.square().sum(1) for name, x in centred.items()}
         found = {}
         for i, j in self._pairs:
-            x, y, k, squares = centred[i], centred[j], lengths[i], lengths[j]
-            of_second = x @ self._centred_weighted((j, i)) - k * squares
-            of_first = y @ self._centred_weighted((i, j)) - k * squares
-            pairs = ((x @ self._centred((i, j))) * y).sum(1) - k * squares
-            found[i, j] = Rows(*(v.cpu().numpy() for v in (pairs, k, squares, of_second, of_first)))
+            own = lengths[i] * lengths[j]  # what the diagonals would add
+            parts = (
+                ((centred[i] @ self._centred((i, j))) * centred[j]).sum(1) - own,
+                lengths[i],
+                lengths[j],
+                centred[i] @ self._centred_weighted((j, i)) - own,
+                centred[j] @ self._centred_weighted((i, j)) - own,
+            )
+            found[i, j] = Rows(*(part.cpu().numpy() for part in parts))
         return found
 
 
@@ -111,28 +121,34 @@ def _accumulate(held: dict[Key, Tensor], key: Key, value: Tensor) -> None:
         held[key] = value
 
 
-def rows_by_kernels(centred: Mapping[str, Tensor], pairs: tuple[Pair, ...]) -> dict[Pair, Rows]:
-    """Rows of all pairs from the kernels, a block of examples at a time."""
-    lengths = {name: x.square().sum(1) for name, x in centred.items()}
-    count = len(next(iter(centred.values())))
-    size = max(1, _BLOCK // (count * len(centred)))
+def rows_by_kernels(
+    names: Sequence[str], centred: Callable[[str], Tensor], pairs: Sequence[Pair]
+) -> dict[Pair, Rows]:
+    """Rows of all pairs from the kernels, a block of examples at a time.
+
+    Args:
+        centred: gives the features (n, p) of a name, in float64; those of one name are in memory
+            at a time, and asked for again in each block.
+    """
+    lengths = {name: centred(name).square().sum(1) for name in names}
+    count = len(lengths[names[0]])
+    size = max(1, _BLOCK // (count * len(names)))
     found: dict[Pair, list[list[Tensor]]] = {pair: [] for pair in pairs}
     for start in range(0, count, size):
-        rows = slice(start, min(start + size, count))
-        kernels = {name: x[rows] @ x.T for name, x in centred.items()}
-        for kernel in kernels.values():
-            kernel.diagonal(start).zero_()
+        kernels = {name: _kernel(centred(name), start, size) for name in names}
         for i, j in pairs:
-            found[i, j].append(
-                [
-                    torch.linalg.vecdot(kernels[i], kernels[j]),
-                    kernels[i] @ lengths[j],
-                    kernels[j] @ lengths[i],
-                ]
-            )
+            crossed = torch.linalg.vecdot(kernels[i], kernels[j])
+            found[i, j].append([crossed, kernels[i] @ lengths[j], kernels[j] @ lengths[i]])
     rows_of = {}
     for (i, j), blocks in found.items():
         crossed, of_second, of_first = (torch.cat(part) for part in zip(*blocks, strict=True))
         parts = (crossed, lengths[i], lengths[j], of_second, of_first)
         rows_of[i, j] = Rows(*(part.cpu().numpy() for part in parts))
     return rows_of
+
+
+def _kernel(x: Tensor, start: int, size: int) -> Tensor:
+    """Rows of X X' from `start`, with zeros for its diagonal."""
+    kernel = x[start : start + size] @ x.T
+    kernel.diagonal(start).zero_()
+    return kernel

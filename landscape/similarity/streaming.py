@@ -66,21 +66,23 @@ class StreamingCKA:
 
     Attributes:
         num_examples: seen so far.
+        names: of the features, each once.
     """
 
     def __init__(self, pairs: Iterable[Pair], *, debiased: bool = True) -> None:
-        self.pairs = tuple(dict.fromkeys(pairs))
-        if not self.pairs:
+        wanted = tuple(dict.fromkeys(pairs))
+        if not wanted:
             raise RequestError("there are no pairs to compare. Give (name, name) pairs.")
         self.debiased = debiased
         self.num_examples = 0
-        self.names = tuple(dict.fromkeys(name for pair in self.pairs for name in pair))
+        self.names = tuple(dict.fromkeys(name for pair in wanted for name in pair))
         own = [(name, name) for name in self.names]
-        self._needed = tuple(dict.fromkeys([*own, *self.pairs]))
+        once = {frozenset(pair): pair for pair in reversed([*own, *wanted])}
+        self._needed = tuple(reversed(once.values()))
         self._widths: dict[str, int] = {}
         self._pivots: dict[str, Tensor] = {}
         self._held: list[dict[str, Tensor]] | None = []
-        self._products = Products(self.names, self._needed)
+        self._products = Products(self._needed)
         self._rows: dict[Pair, list[Rows]] = {}
         self._num_revisited = 0
 
@@ -108,7 +110,9 @@ class StreamingCKA:
         if self._held is not None:
             own = _bytes(batch)
             if own + sum(map(_bytes, self._held)) <= self._product_bytes():
-                self._check_memory(own, batch)
+                # Of one name at a time there is a copy in float64, and what it is made from.
+                whole = (self.num_examples + count) * max(self._widths.values())
+                self._check_memory(own + 16 * whole, batch)
                 # A copy: a loader or an in-place layer may write to the same memory again.
                 self._held.append({name: x.clone() for name, x in batch.items()})
             else:
@@ -157,16 +161,9 @@ class StreamingCKA:
                 "features were too many to hold: call revisit(features) once for each batch."
             )
         value = self.value(first, second)
-        left_out = _ratio(
-            *(
-                _joined(self._all_rows()[pair]).without_each(
-                    self._sums(pair), debiased=self.debiased
-                )
-                if self.num_examples > LEAST_EXAMPLES
-                else np.full(1, np.nan)
-                for pair in self._triple(first, second)
-            )
-        )
+        left_out = np.full(1, np.nan)
+        if self.num_examples > LEAST_EXAMPLES:
+            left_out = _ratio(*map(self._without_each, self._triple(first, second)))
         error, interval = _jackknife(value, left_out, confidence)
         return CKAEstimate(value, error, interval, confidence, self.num_examples)
 
@@ -183,22 +180,25 @@ class StreamingCKA:
             f"({first!r}, {second!r}) is none of the pairs to compare. Name it when making this."
         )
 
+    def _without_each(self, pair: Pair) -> Array:
+        rows = _joined(self._all_rows()[pair])
+        return rows.without_each(self._sums(pair), debiased=self.debiased)
+
     def _sums(self, pair: Pair) -> Sums:
         if self._held is None:
-            return self._products.sums(pair, self.num_examples)
+            return self._products.sums(pair)
         return _joined(self._all_rows()[pair]).sums()
 
     def _all_rows(self) -> dict[Pair, list[Rows]]:
         if self._held is not None and not self._rows:
-            whole = {
-                name: torch.cat([self._shifted_one(name, part[name]) for part in self._held])
-                for name in self.names
-            }
-            centred = {name: x - x.mean(0) for name, x in whole.items()}
-            self._rows = {
-                pair: [rows] for pair, rows in rows_by_kernels(centred, self._needed).items()
-            }
+            found = rows_by_kernels(self.names, self._centred, self._needed)
+            self._rows = {pair: [rows] for pair, rows in found.items()}
         return self._rows
+
+    def _centred(self, name: str) -> Tensor:
+        assert self._held is not None
+        whole = self._shifted_one(name, torch.cat([part[name] for part in self._held]))
+        return whole.sub_(whole.mean(0))
 
     def _checked(self, features: Mapping[str, Features]) -> dict[str, Tensor]:
         missing = [name for name in self.names if name not in features]

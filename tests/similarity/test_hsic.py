@@ -31,7 +31,7 @@ def by_u_statistic(x, y):
 
 def rows_of(x, y):
     tensors = {"x": torch.tensor(x), "y": torch.tensor(y)}
-    return rows_by_kernels(tensors, (("x", "y"),))["x", "y"]
+    return rows_by_kernels(["x", "y"], tensors.__getitem__, [("x", "y")])["x", "y"]
 
 
 def test_the_debiased_hsic_is_the_u_statistic():

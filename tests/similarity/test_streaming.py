@@ -85,6 +85,19 @@ def test_pairs_are_symmetric_and_each_is_one_with_itself():
     assert gathered.value("c", "c") == 1.0
 
 
+@pytest.mark.parametrize("widths", [(3, 4, 2), (40, 30, 50)])
+def test_a_pair_that_is_named_in_both_orders_counts_once(widths):
+    whole = features(widths=widths)
+    gathered = StreamingCKA([("a", "b"), ("b", "a"), ("a", "b"), ("a", "a")])
+    gathered.update(whole)
+    gathered.revisit(whole)
+    expected = cka_estimate(whole["a"], whole["b"])
+    for first, second in ("ab", "ba"):
+        found = gathered.estimate(first, second)
+        assert found.value == pytest.approx(expected.value, abs=1e-12)
+        assert found.standard_error == pytest.approx(expected.standard_error, abs=1e-12)
+
+
 def test_the_second_pass_may_come_in_another_order():
     gathered, whole = StreamingCKA(ALL), features()
     batches = parts(whole, [10, 10, 3])
