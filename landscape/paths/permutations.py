@@ -70,6 +70,7 @@ class PermutationSpec:
     Attributes:
         axes: by the name of a parameter or buffer, an `Axis` for each of its dimensions. Tensors
             that are left out stay as they are.
+        notes: what was not followed where it was derived, in words.
 
     Raises:
         RequestError: two runs of one group that disagree on its size.
@@ -81,6 +82,7 @@ class PermutationSpec:
     """
 
     axes: Mapping[str, tuple[Axis, ...]]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _ = self.sizes
