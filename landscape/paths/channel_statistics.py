@@ -128,9 +128,10 @@ def _obstacle(
     # Not isinstance: a subclass, or a parametrised layer, may do something else with its weight.
     if type(module) not in _LAYERS or "forward" in vars(module):
         return f"is a {type(module).__name__}, which may use its weight in a way of its own"
-    if f"{name}.weight" in tied:
+    weight = _parameter(name, "weight")
+    if weight in tied:
         return "shares its weight with another layer"
-    if f"{name}.weight" not in objective.space.names:
+    if weight not in objective.space.names:
         return "has a weight that is no coordinate"
     return None
 
@@ -140,16 +141,20 @@ def _layer(
 ) -> ChannelLayer:
     if isinstance(module, _BatchNorm):
         return ChannelLayer(name, 1)
-    bias = f"{name}.bias"
+    bias = _parameter(name, "bias")
     movable = bias in objective.space.names and bias not in tied
     return ChannelLayer(
         name,
         # From the end, since the outputs of one example alone have no dimension for examples.
         channel_dim=-len(module.kernel_size) - 1 if isinstance(module, _ConvNd) else -1,
-        weight=f"{name}.weight",
+        weight=_parameter(name, "weight"),
         bias=bias if movable else None,
         groups=module.groups if isinstance(module, _ConvTransposeNd) else 0,
     )
+
+
+def _parameter(layer: str, name: str) -> str:
+    return f"{layer}.{name}" if layer else name  # a model that is a layer itself has no name
 
 
 def _calls(objective: Objective, theta: Tensor) -> tuple[list[_Call], set[str]]:

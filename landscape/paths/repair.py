@@ -2,8 +2,8 @@
 
 Averaged weights make averaged pre-activations, whose variance is smaller the less the two networks
 have in common: of two channels of equal variance and correlation r, Var = ((1-a)^2 + a^2 +
-2 a (1-a) r) Var. Deep networks without normalisation collapse. `channel_statistics` measures, `repaired` holds what
-comes of it.
+2 a (1-a) r) Var. Deep networks without normalisation collapse. `channel_statistics` measures,
+`repaired` holds what comes of it.
 """
 
 from __future__ import annotations
