@@ -201,7 +201,7 @@ def align(
     a, b = (checked_point(objective, point) for point in (a, b))
     spec = resolved_spec(objective, spec)
     given = Network(b, resolved_buffers(objective, buffers))
-    notes = [] if buffers is not None else missing_buffers_notes(objective)
+    notes = [*spec.notes, *([] if buffers is not None else missing_buffers_notes(objective))]
     scales = _canonical(objective, a, b) if rescale else None
     first, second = (a, b) if scales is None else (scale.theta for scale in scales)
     if method == "weights":

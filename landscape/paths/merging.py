@@ -179,7 +179,7 @@ def align_many(
             **objective.provenance(),
             "points_fingerprint": fingerprint({"thetas": torch.stack(points)}).hex(),
         },
-        notes=() if buffers is not None else tuple(missing_buffers_notes(objective)),
+        notes=(*spec.notes, *(() if buffers is not None else missing_buffers_notes(objective))),
         thetas=stacked,
         buffers=tuple(network.buffers for network in aligned),
         permutations=tuple(found),

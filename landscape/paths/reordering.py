@@ -14,6 +14,7 @@ from torch import Tensor
 from landscape.errors import RequestError
 from landscape.objective import Objective
 from landscape.paths.permutations import Axis, PermutationSpec
+from landscape.paths.symmetries import permutation_spec
 
 __all__ = [
     "Network",
@@ -61,8 +62,6 @@ def resolved_spec(objective: Objective, spec: PermutationSpec | None) -> Permuta
         RequestError: it does not fit the network, or moves what is no coordinate.
     """
     if spec is None:
-        from landscape.paths.symmetries import permutation_spec
-
         spec = permutation_spec(objective)
     axes: dict[str, tuple[Axis, ...]] = {}
     for name, own in spec.axes.items():
@@ -72,7 +71,7 @@ def resolved_spec(objective: Objective, spec: PermutationSpec | None) -> Permuta
                 f"the permutation describes {name} in two ways: it is the same parameter as "
                 f"{held}. Give one description for both."
             )
-    found = PermutationSpec(axes)
+    found = PermutationSpec(axes, spec.notes)
     parameters = objective.space.named(objective.theta) | dict(objective.constants)
     everything = parameters | dict(objective.buffers)
     found.check({name: tensor.shape for name, tensor in everything.items()})

@@ -87,6 +87,23 @@ def test_a_network_aligned_to_another_one_keeps_its_outputs_in_eval_mode(network
     torch.testing.assert_close(aligned, own, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_copy_is_recovered_by_the_specification_that_is_derived_from_the_model(network):
+    problem = NETWORKS[network](3)
+    objective = problem.objective
+    theta, buffers, _ = problem.copy(8)
+    found = align(objective, objective.theta, theta, buffers=buffers)
+    assert torch.equal(found.theta, objective.theta)
+    assert same_tensors(found.buffers, objective.buffers)
+
+
+def test_what_a_specification_notes_is_passed_on():
+    problem = mlp((4, 8, 3))
+    theta = problem.objective.theta
+    spec = PermutationSpec(problem.spec.axes, ("an operation was not followed",))
+    assert align(problem.objective, theta, theta, spec=spec).notes == spec.notes
+
+
 def test_the_weights_are_closest_where_their_inner_product_is_largest():
     problem, other = vgg(0), vgg(1)
     a, b = problem.objective.theta, other.objective.theta

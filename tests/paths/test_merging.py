@@ -145,8 +145,8 @@ def test_what_is_wrong_with_a_request_is_said():
     theta = problem.objective.theta
     with pytest.raises(RequestError, match="1 points were given"):
         align_many(problem.objective, [theta], spec=problem.spec)
+    buffers = [problem.objective.buffers]
     with pytest.raises(RequestError, match="2 points and 1 sets of buffers"):
-        buffers = [problem.objective.buffers]
         align_many(problem.objective, [theta, theta], spec=problem.spec, buffers=buffers)
     with pytest.raises(RequestError, match="not finite"):
         align_many(problem.objective, [theta, theta / 0], spec=problem.spec)
