@@ -22,12 +22,39 @@ if TYPE_CHECKING:
     from landscape.errors import RequestError as RequestError
     from landscape.objective import Objective as Objective
     from landscape.parameters import ParameterSpace as ParameterSpace
+    from landscape.paths.alignment import Alignment as Alignment
+    from landscape.paths.alignment import align as align
+    from landscape.paths.autoneb import autoneb as autoneb
+    from landscape.paths.averaging import Average as Average
+    from landscape.paths.averaging import average as average
+    from landscape.paths.barrier import Barrier as Barrier
+    from landscape.paths.barrier import barrier as barrier
+    from landscape.paths.barrier_matrix import BarrierMatrix as BarrierMatrix
+    from landscape.paths.barrier_matrix import barrier_matrix as barrier_matrix
+    from landscape.paths.curve import Curve as Curve
+    from landscape.paths.curve_fit import CurveOptions as CurveOptions
+    from landscape.paths.curve_fit import fit_curve as fit_curve
+    from landscape.paths.merging import align_many as align_many
+    from landscape.paths.neb import Neb as Neb
+    from landscape.paths.neb import neb as neb
+    from landscape.paths.permutations import PermutationSpec as PermutationSpec
+    from landscape.paths.repair import repair as repair
+    from landscape.paths.simplex import Simplex as Simplex
+    from landscape.paths.simplex import fit_simplex as fit_simplex
+    from landscape.paths.soup import greedy_soup as greedy_soup
+    from landscape.paths.swa import swa as swa
+    from landscape.paths.symmetries import permutation_spec as permutation_spec
+    from landscape.paths.task_vectors import task_vector as task_vector
     from landscape.probing import Metrics as Metrics
     from landscape.probing import probe as probe
     from landscape.request import Plan as Plan
     from landscape.request import Source as Source
     from landscape.request import load_objective as load_objective
     from landscape.result import Result as Result
+    from landscape.similarity.cka import cka as cka
+    from landscape.similarity.comparing import compare as compare
+    from landscape.similarity.comparing import compare_family as compare_family
+    from landscape.similarity.comparison import Similarity as Similarity
     from landscape.slices.directions import Direction as Direction
     from landscape.slices.directions import direction_towards as direction_towards
     from landscape.slices.directions import eigenvector_directions as eigenvector_directions
@@ -57,6 +84,33 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Alignment": "landscape.paths.alignment",
+    "align": "landscape.paths.alignment",
+    "Average": "landscape.paths.averaging",
+    "average": "landscape.paths.averaging",
+    "Barrier": "landscape.paths.barrier",
+    "barrier": "landscape.paths.barrier",
+    "BarrierMatrix": "landscape.paths.barrier_matrix",
+    "barrier_matrix": "landscape.paths.barrier_matrix",
+    "Curve": "landscape.paths.curve",
+    "CurveOptions": "landscape.paths.curve_fit",
+    "fit_curve": "landscape.paths.curve_fit",
+    "Neb": "landscape.paths.neb",
+    "neb": "landscape.paths.neb",
+    "autoneb": "landscape.paths.autoneb",
+    "fit_simplex": "landscape.paths.simplex",
+    "Simplex": "landscape.paths.simplex",
+    "greedy_soup": "landscape.paths.soup",
+    "swa": "landscape.paths.swa",
+    "repair": "landscape.paths.repair",
+    "PermutationSpec": "landscape.paths.permutations",
+    "permutation_spec": "landscape.paths.symmetries",
+    "cka": "landscape.similarity.cka",
+    "compare": "landscape.similarity.comparing",
+    "compare_family": "landscape.similarity.comparing",
+    "Similarity": "landscape.similarity.comparison",
+    "task_vector": "landscape.paths.task_vectors",
+    "align_many": "landscape.paths.merging",
     "Eigenpairs": "landscape.curvature.eigenpairs",
     "Estimate": "landscape.curvature.trace",
     "HessianOperator": "landscape.curvature.hessian",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from landscape import store
+from landscape.company import Company
 from landscape.curvature.density import spectral_density
 from landscape.curvature.eigen import eigsh
 from landscape.curvature.eigenpairs import Eigenpairs
@@ -21,6 +22,8 @@ from landscape.curvature.hessian import HessianOperator
 from landscape.curvature.trace import trace
 from landscape.errors import RequestError
 from landscape.objective import Objective
+from landscape.path_plan import PATH_PROBES
+from landscape.path_probes import PathProbes
 from landscape.request import Plan, Source, checkpoints_in, open_checkpoint, planned
 from landscape.result import Result
 from landscape.slice_plan import SLICE_PROBES
@@ -249,35 +252,27 @@ def _probe_one(
     objective, read = open_checkpoint(checkpoint, source, **options)
     plan.num_pairs(objective.space.size)  # a wrong k is refused before the first record
     session = _Session(objective, plan, progress)
-    slices = SliceProbes(
-        objective, checkpoint, source, plan.slices, seed=plan.seed, test_options=options
-    )
+    company = Company(objective, checkpoint, source, options)
     attributes = _attributes(read)
     outcomes = []
-    for name in plan.probes:
-        is_slice = name in SLICE_PROBES
-        settings = slices.settings(name) if is_slice else plan.settings(name, objective.space.size)
+    for task in list(_tasks(session, company, plan)):  # what cannot be met is refused before all
         provenance = session.operator.provenance
-        key = _stored_name(name, plan)
-        group = store.find(target, key, settings, provenance)
+        group = store.find(target, task.group, task.settings, provenance)
         if group is not None and not force:
-            made = [Outcome(name, "skipped", group=group)]
+            made = [Outcome(task.probe, "skipped", group=group)]
         else:
             try:
-                if is_slice:
-                    state = _state_path(target, key, settings, provenance)
-                    results = slices.measure(name, state=state, progress=session.ticks(name))
-                else:
-                    results = [session.measure(name)]
+                state = _state_path(target, task.group, task.settings, provenance)
+                results = task.measure(state)
             except RequestError as error:
-                made = [Outcome(name, "failed", error=str(error))]
+                made = [Outcome(task.probe, "failed", error=str(error))]
             else:
-                results = [replace(result, settings=settings) for result in results]
+                results = [replace(result, settings=task.settings) for result in results]
                 groups = store.save(
                     target, results, force=force, vectors=vectors, attributes=attributes
                 )
                 made = [
-                    Outcome(name if number == 0 else result.probe, "measured", result, group)
+                    Outcome(task.probe if number == 0 else result.probe, "measured", result, group)
                     for number, (result, group) in enumerate(zip(results, groups, strict=True))
                 ]
         outcomes += made
@@ -288,15 +283,58 @@ def _probe_one(
     return outcomes
 
 
-def _stored_name(probe: str, plan: Plan) -> str:
-    """The group of a probe in the file: a line of several seeds is kept as lines."""
-    return "lines" if probe == "line" and plan.slices.num_seeds > 1 else probe
+@dataclass(frozen=True)
+class _Task:
+    """One request to a checkpoint.
+
+    Attributes:
+        probe: as it was asked for.
+        group: of the record in the file.
+        settings: what identifies the record.
+        measure: takes the file from which an interrupted one goes on.
+    """
+
+    probe: str
+    group: str
+    settings: dict[str, object]
+    measure: Callable[[Path], list[Result]]
+
+
+def _tasks(session: _Session, company: Company, plan: Plan) -> Iterator[_Task]:
+    slices = SliceProbes(company, plan.slices, seed=plan.seed)
+    paths = PathProbes(company, plan.paths, seed=plan.seed)
+    for name in plan.probes:
+        ticks = session.ticks(name)
+        if name in SLICE_PROBES:
+            # A line of several seeds is kept as lines.
+            group = "lines" if name == "line" and plan.slices.num_seeds > 1 else name
+            yield _Task(
+                name,
+                group,
+                slices.settings(name),
+                lambda state, name=name, ticks=ticks: slices.measure(  # type: ignore[misc]
+                    name, state=state, progress=ticks
+                ),
+            )
+        elif name in PATH_PROBES:
+            for request in paths.requests(name):
+                yield _Task(
+                    f"{name}_aligned" if request.is_aligned and name == "barrier" else name,
+                    request.group,
+                    paths.settings(request),
+                    lambda state, request=request, ticks=ticks: [  # type: ignore[misc]
+                        paths.measure(request, state=state, progress=ticks)
+                    ],
+                )
+        else:
+            settings = plan.settings(name, company.objective.space.size)
+            yield _Task(name, name, settings, lambda _, name=name: [session.measure(name)])  # type: ignore[misc]
 
 
 def _state_path(
     target: Path, probe: str, settings: Mapping[str, object], provenance: Mapping[str, object]
 ) -> Path:
-    """Where an unfinished slice is kept, beside its result file."""
+    """Where unfinished work is kept, beside its result file."""
     key = store.request_key(probe, settings, provenance)
     return target.with_name(f".{target.name}.{probe}-{key}.state")
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from landscape.errors import RequestError, unknown_choice
 from landscape.factory import JSON, Factory
+from landscape.path_plan import PATH_PROBES, PathPlan
 from landscape.slice_plan import SLICE_PROBES, SlicePlan
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ __all__ = ["DEFAULT_PROBES", "NUM_PAIRS", "PROBES", "Plan", "Source", "checkpoin
 __all__ += ["load_objective", "load_point", "open_checkpoint", "planned"]
 
 DEFAULT_PROBES = ("metrics", "eigenvalues", "trace", "density")
-PROBES = (*DEFAULT_PROBES, *SLICE_PROBES)
+PROBES = (*DEFAULT_PROBES, *SLICE_PROBES, *PATH_PROBES)
 NUM_PAIRS = 10  # eigenpairs, unless asked otherwise
 
 _RECORDED = re.compile(r"step_\d+\.pt")  # what a TrajectoryRecorder writes
@@ -140,6 +141,7 @@ class Plan:
         max_products: budget of each probe; None takes each one's own.
         seed: of all random vectors.
         slices: which line, plane or trajectory, for the probes of these names.
+        paths: what between this checkpoint and others, for those of `PATH_PROBES`.
     """
 
     probes: Sequence[str] = DEFAULT_PROBES
@@ -150,6 +152,7 @@ class Plan:
     max_products: int | None = None
     seed: int = 0
     slices: SlicePlan = field(default_factory=SlicePlan)
+    paths: PathPlan = field(default_factory=PathPlan)
 
     def __post_init__(self) -> None:
         for name in self.probes:
@@ -173,7 +176,7 @@ class Plan:
     def settings(self, name: str, size: int) -> dict[str, object]:
         """What identifies a record of this probe, beside an objective of `size` parameters.
 
-        Of a slice `SliceProbes.settings` says it, which also knows the other checkpoints.
+        Of slices and paths `SliceProbes` and `PathProbes` say it, which know the other checkpoints.
         """
         eigen = {"k": self.num_pairs(size), "which": "BE", "tol": self.tol}
         own: dict[str, dict[str, object]] = {
@@ -240,19 +243,35 @@ def checkpoints_in(path: str | os.PathLike[str]) -> list[Path]:
 def planned(members: Sequence[Path], plan: Plan) -> list[tuple[Path, Plan]]:
     """What is measured of each checkpoint: a trajectory is of all of them, and told of the last.
 
+    What lies between them, where no others are named, is told of the first.
+
     Raises:
-        RequestError: a trajectory of a single checkpoint.
+        RequestError: a trajectory of a single checkpoint, or nothing to compare one with.
     """
-    if "trajectory" not in plan.probes or plan.slices.members:
-        return [(member, plan) for member in members]
-    if len(members) < 2:
-        raise RequestError(
-            "a trajectory is of several checkpoints, in order: name them all, or a family's folder."
-        )
-    rest = tuple(name for name in plan.probes if name != "trajectory")
-    last = replace(plan, slices=replace(plan.slices, members=tuple(members)))
-    others = [(member, replace(plan, probes=rest)) for member in members[:-1] if rest]
-    return [*others, (members[-1], last)]
+    plans = [plan] * len(members)
+    if "trajectory" in plan.probes and not plan.slices.members:
+        if len(members) < 2:
+            raise RequestError(
+                "a trajectory is of several checkpoints, in order: name them all, or a family's "
+                "folder."
+            )
+        plans[:-1] = [_without(own, ("trajectory",)) for own in plans[:-1]]
+        slices = replace(plan.slices, members=tuple(members))
+        plans[-1] = replace(plans[-1], slices=slices)
+    between = [name for name in plan.probes if name in PATH_PROBES]
+    if between and not plan.paths.towards:
+        if len(members) < 2:
+            raise RequestError(
+                f"{between[0]} is between checkpoints: name another with --towards, or several, or "
+                "a family's folder."
+            )
+        plans[1:] = [_without(own, PATH_PROBES) for own in plans[1:]]
+        plans[0] = replace(plans[0], paths=replace(plan.paths, towards=tuple(members[1:])))
+    return [(member, own) for member, own in zip(members, plans, strict=True) if own.probes]
+
+
+def _without(plan: Plan, names: Sequence[str]) -> Plan:
+    return replace(plan, probes=tuple(name for name in plan.probes if name not in names))
 
 
 def load_point(
@@ -266,14 +285,19 @@ def load_point(
     Raises:
         RequestError: a checkpoint that cannot be read, or of another network.
     """
-    from landscape.checkpoint import build_model, read_checkpoint
+    import copy
+
+    from landscape.checkpoint import build_model, load_state, read_checkpoint
 
     path = Path(path)
     checkpoint = read_checkpoint(path, unsafe_load=source.unsafe_load)
     wanted = source.completed_by(path if path.is_dir() else path.parent)
-    model = build_model(
-        checkpoint, wanted.model_factory(checkpoint), unsafe_load=wanted.unsafe_load
-    )
+    factory = wanted.model_factory(checkpoint)
+    if factory is None and checkpoint.model is None and checkpoint.module is None:
+        model = copy.deepcopy(objective.model)  # weights alone: of the network that is measured
+        load_state(model, checkpoint)
+    else:
+        model = build_model(checkpoint, factory, unsafe_load=wanted.unsafe_load)
     parameters = dict(model.named_parameters())
     fits = all(
         name in parameters and parameters[name].shape == shape

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from landscape.company import Company, Point
 from landscape.curvature.eigen import eigsh
 from landscape.curvature.hessian import HessianOperator
 from landscape.errors import RequestError
 from landscape.fingerprint import fingerprint
 from landscape.objective import Objective
-from landscape.request import Source, load_objective, load_point
+from landscape.request import Source, load_point
 from landscape.result import Result
 from landscape.slice_plan import SlicePlan
 from landscape.slices.directions import (
@@ -60,43 +61,26 @@ class SliceProbes:
     """The slices of one checkpoint.
 
     Args:
-        objective: of the checkpoint.
-        checkpoint, source: where it came from, and so where its test data come from.
-        test_options: as for `load_objective`, for the test data.
+        company: the checkpoint's objective, with what else it is measured with.
         seed: of random directions.
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        checkpoint: Path,
-        source: Source,
-        plan: SlicePlan,
-        *,
-        seed: int,
-        test_options: Mapping[str, object],
-    ) -> None:
-        self._objective, self._checkpoint, self._source = objective, checkpoint, source
-        self._plan, self._seed, self._test_options = plan, seed, test_options
-        self._others: list[tuple[Tensor, dict[str, Tensor]]] | None = None
+    def __init__(self, company: Company, plan: SlicePlan, *, seed: int) -> None:
+        self._company, self._plan, self._seed = company, plan, seed
+        self._objective, self._checkpoint = company.objective, company.checkpoint
 
     def settings(self, probe: str) -> dict[str, object]:
         """What identifies a record of this probe."""
         found = {**self._plan.settings(probe), "seed": self._seed}
         if self._plan.towards:
-            thetas = {str(index): theta for index, (theta, _) in enumerate(self.others())}
+            thetas = {str(index): theta for index, (theta, _) in enumerate(self._others())}
             found["towards_fingerprint"] = fingerprint(thetas).hex()
         if probe == "trajectory":
             found["checkpoints_fingerprint"] = checkpoints_fingerprint(self._members())
         return found
 
-    def others(self) -> list[tuple[Tensor, dict[str, Tensor]]]:
-        """Points and buffers of the other checkpoints."""
-        if self._others is None:
-            self._others = [
-                load_point(path, self._source, self._objective) for path in self._plan.towards
-            ]
-        return self._others
+    def _others(self) -> list[Point]:
+        return self._company.points(self._plan.towards)
 
     def measure(self, probe: str, *, state: Path | None, progress: Ticks) -> list[Result]:
         """The slice, and the topology of its grid where that is asked for.
@@ -134,21 +118,7 @@ class SliceProbes:
         )
 
     def _also(self) -> dict[str, Objective]:
-        plan = self._plan
-        if plan.test_data is None and not plan.test_arguments:
-            return {}
-        source = replace(
-            self._source,
-            data=plan.test_data or self._source.data,
-            data_arguments={**self._source.data_arguments, **plan.test_arguments},
-        )
-        test = load_objective(self._checkpoint, source, **self._test_options)  # type: ignore[arg-type]
-        if test.batches.fingerprint == self._objective.batches.fingerprint:
-            raise RequestError(
-                "the test data are the very data of the objective. Say what differs: --test-args "
-                '\'{"split": "test"}\', or --test-data.'
-            )
-        return {"test": test}
+        return self._company.test(self._plan.test_data, self._plan.test_arguments)
 
     @property
     def _bn(self) -> BatchNormMode | None:
@@ -188,7 +158,7 @@ class SliceProbes:
                 "one other checkpoint gives a line (--probe line), two a plane. Add --towards."
             )
         if plan.towards:
-            (second, own), (third, other) = self.others()
+            (second, own), (third, other) = self._others()
             first, *rest = (path.stem for path in (self._checkpoint, *plan.towards))
             return plane_through(
                 objective, second, third, num, names=(first, rest[0], rest[1]),
@@ -204,7 +174,7 @@ class SliceProbes:
     def _directions(self, num: int) -> tuple[Direction, ...]:
         plan, objective = self._plan, self._objective
         if plan.towards:
-            ((theta, buffers),) = self.others()
+            ((theta, buffers),) = self._others()
             name = f"towards {plan.towards[0].name}"
             return (direction_towards(objective, theta, name=name, buffers=buffers),)
         if plan.direction == "gradient":
@@ -227,7 +197,7 @@ class SliceProbes:
         )
 
     def _members(self) -> _Members:
-        return _Members(self._plan.members, self._source, self._objective)
+        return _Members(self._plan.members, self._company.source, self._objective)
 
     def _trajectory(self, options: SweepOptions, progress: Ticks) -> list[Result]:
         plan, objective = self._plan, self._objective

@@ -18,6 +18,7 @@ from landscape.cli.export import export
 from landscape.cli.import_ import import_
 from landscape.cli.info import info
 from landscape.cli.merge import merge
+from landscape.cli.path import align, path
 from landscape.cli.plot import plot
 from landscape.cli.probe import probe
 from landscape.cli.train import train
@@ -43,6 +44,8 @@ app.command(
     add_help_option=False,
 )(train)
 app.command(short_help="Measure checkpoints: CKPT.pt -> CKPT.h5.")(probe)
+app.command(short_help="The barrier between checkpoints, curves, similarity, soups.")(path)
+app.command(short_help="Permute the units of a checkpoint towards another.")(align)
 app.command(short_help="Draw what is in result files.")(plot)
 app.command(short_help="Evaluate random points of stored slices again.")(verify)
 app.command(short_help="Put shards of a slice together.")(merge)

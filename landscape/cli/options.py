@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["annotated_options", "set_signature", "with_options"]
+__all__ = ["annotated_options", "chosen", "set_signature", "with_options"]
 
 _ALIASES = {"learning_rate": ("--lr",), "learning_rates": ("--lrs",)}
 
@@ -40,8 +40,15 @@ def annotated_options(options: Any) -> dict[str, Any]:
     return found
 
 
-def with_options(options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command whose `**given` are the options of a dataclass, as typer reads them."""
+def with_options(*options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command whose `**given` are the options of dataclasses, as typer reads them.
+
+    An option that several have is described as in the first.
+    """
+    annotations: dict[str, Any] = {}
+    for one in options:
+        annotations = {**annotated_options(one), **annotations}
+    order = [name for one in options for name in annotated_options(one)]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command).parameters.values()
@@ -53,14 +60,20 @@ def with_options(options: Any) -> Callable[[Callable[..., None]], Callable[..., 
         ]
         parameters += [
             inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotations[name]
             )
-            for name, annotation in annotated_options(options).items()
+            for name in dict.fromkeys(order)
         ]
         set_signature(command, {one.name: one for one in parameters})
         return command
 
     return decorate
+
+
+def chosen(options: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the given options that a dataclass has and that were given a value."""
+    names = {field.name for field in dataclasses.fields(options)}
+    return {name: value for name, value in given.items() if name in names and value is not None}
 
 
 def set_signature(command: Any, parameters: Mapping[str, inspect.Parameter]) -> None:

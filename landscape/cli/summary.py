@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,96 @@ def _topology(record: xr.Dataset) -> str:
     )
 
 
+def _barrier(record: xr.Dataset) -> str:
+    values = headline(record)
+    words = [
+        f"{_within(values['barrier'], values['barrier_error'])} at {values['barrier_alpha']:.3f}",
+        f"loss {_ends(record['loss'].values)}",
+    ]
+    for name in ("error", "test_loss", "test_error"):
+        if name in record:
+            heights = record[f"{name}_height"].sel(definition="chord")
+            unit = f"{100 * heights.item():.2f} %" if "error" in name else f"{heights.item():.4g}"
+            words.append(f"{name.replace('_', ' ')} rises by {unit}")
+    words.append(f"angle {values['angle_share']:.3f} pi, distance {values['distance']:.4g}")
+    return ", ".join(words)
+
+
+def _ends(path: Any) -> str:
+    return f"{path[0]:.4g} to {path[-1]:.4g}"
+
+
+def _barrier_matrix(record: xr.Dataset) -> str:
+    values = headline(record)
+    return (
+        f"{record.sizes['solution']} solutions in {values['num_basins']:.0f} basins, barriers "
+        f"{values['mean_barrier']:.4g} on average, {values['greatest_barrier']:.4g} at most"
+    )
+
+
+def _curve(record: xr.Dataset) -> str:
+    values = headline(record)
+    return (
+        f"loss above the chord {_within(values['loss_excess'], _error(values, 'loss_excess'))} "
+        f"(the line: {values['straight_loss_excess']:.4g}), at most {values['loss_max']:.4g}, "
+        f"{values['length_ratio']:.2f} times as long as the line"
+    )
+
+
+def _error(values: Mapping[str, float], name: str) -> float:
+    return values[f"{name}_standard_error"]
+
+
+def _neb(record: xr.Dataset) -> str:
+    values = headline(record)
+    return (
+        f"saddle {_within(values['loss_saddle'], values['loss_saddle_error'])} at "
+        f"{values['saddle_t']:.3f} (the line: {values['straight_loss_saddle']:.4g}), "
+        f"{values['length_ratio']:.2f} times as long as the line, residual "
+        f"{values['residual']:.2g}"
+    )
+
+
+def _similarity(record: xr.Dataset) -> str:
+    values = headline(record)
+    if "cka" not in values:
+        return f"{record.sizes['network']} networks, two by two"
+    words = [f"CKA {values['cka']:.4f} at the last layer, angle {values['angle'] / math.pi:.3f} pi"]
+    for name in ("disagreement", "error_overlap", "js_divergence"):
+        if name in values:
+            low, high = values[f"{name}_low"], values[f"{name}_high"]
+            text = name.replace("_", " ").replace("js", "JS")
+            words.append(f"{text} {values[name]:.4g} [{low:.3g}, {high:.3g}]")
+    return ", ".join(words)
+
+
+def _soup(record: xr.Dataset) -> str:
+    values = headline(record)
+    words = [f"loss {values['loss']:.4g}"]
+    if "accuracy" in values:
+        words.append(f"accuracy {100 * values['accuracy']:.2f} %")
+    change = _within(values["change_from_best"], values["change_from_best_error"])
+    return ", ".join([*words, f"loss minus the best member's {change}"])
+
+
+def _alignment(record: xr.Dataset) -> str:
+    values = headline(record)
+    return (
+        f"{100 * values['moved_share']:.1f} % of the units moved, distance "
+        f"{values['distance_before']:.4g} -> {values['distance_after']:.4g}"
+    )
+
+
+def _repair(record: xr.Dataset) -> str:
+    values = headline(record)
+    words = [f"loss {values['merged_loss']:.4g} -> {values['repaired_loss']:.4g}"]
+    if "merged_accuracy" in values:
+        before, after = values["merged_accuracy"], values["repaired_accuracy"]
+        words.append(f"accuracy {100 * before:.2f} -> {100 * after:.2f} %")
+    ratios = values["ratio_before"], values["ratio_after"]
+    return ", ".join([*words, f"variance ratio {ratios[0]:.3f} -> {ratios[1]:.3f}"])
+
+
 def _within(value: float, radius: float) -> str:
     """`3.0369 +- 2e-06`, with as many digits as the radius leaves, six at most."""
     return f"{value:.6g} +- {radius:.1g}"
@@ -110,13 +201,21 @@ _CAVEATS = {
 }
 
 _WRITERS = {
+    "alignment": _alignment,
+    "barrier": _barrier,
+    "barrier_matrix": _barrier_matrix,
+    "curve": _curve,
     "density": _density,
     "eigenvalues": _eigenvalues,
     "grid": _sweep,
     "line": _sweep,
     "lines": _sweep,
     "metrics": _metrics,
+    "neb": _neb,
     "plane": _sweep,
+    "repair": _repair,
+    "similarity": _similarity,
+    "soup": _soup,
     "topology": _topology,
     "trace": _trace,
     "trajectory": _trajectory,

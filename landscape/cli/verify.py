@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from landscape.cli.console import fail, print_json
-from landscape.cli.probe import json_object
+from landscape.cli.measuring import json_object
 from landscape.errors import RequestError
 from landscape.request import Source, load_objective
 
