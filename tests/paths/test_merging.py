@@ -13,6 +13,7 @@ from landscape.errors import RequestError
 from landscape.paths import merging
 from landscape.paths.alignment import align
 from landscape.paths.merging import align_many
+from landscape.paths.permutations import PermutationSpec
 from tests.paths.reordered import NETWORKS, mlp, resnet, same_tensors, transformer, vgg
 
 
@@ -138,6 +139,22 @@ def test_the_data_set_holds_what_was_found():
     assert "theta" not in dataset
     assert (found.to_dataset(vectors=True)["theta"].values == found.thetas.numpy()).all()
     assert dataclasses.replace(found, converged=True).status == "converged"
+
+
+def test_the_mean_of_single_precision_networks_is_not_rounded():
+    problem = mlp((4, 8, 3), 0, torch.float32)
+    points = [problem.objective.theta, problem.copy(1)[0], problem.copy(2)[0]]
+    mean = torch.stack([point.double() for point in points]).mean(0)
+    found = merging._mean_of(problem.objective, points)
+    assert torch.equal(torch.cat([tensor.flatten() for tensor in found.values()]), mean)
+
+
+def test_a_specification_that_changes_the_function_is_refused():
+    problems = [mlp((4, 8, 8, 3), seed) for seed in range(2)]
+    wrong = {name: axes for name, axes in problems[0].spec.axes.items() if name != "2.bias"}
+    thetas = [problem.objective.theta for problem in problems]
+    with pytest.raises(RequestError, match="is another function"):
+        align_many(problems[0].objective, thetas, spec=PermutationSpec(wrong))
 
 
 def test_what_is_wrong_with_a_request_is_said():
