@@ -49,8 +49,7 @@ def curve_weights(kind: CurveKind, parameters: Tensor, num_vertices: int) -> Ten
 def straight_vertices(start: Tensor, end: Tensor, num_bends: int) -> Tensor:
     """(num_bends + 2, n) evenly spaced on the line between the ends, which are exact."""
     shares = torch.linspace(0, 1, num_bends + 2, dtype=start.dtype, device=start.device)
-    between = torch.lerp(start, end, shares[1:-1, None])
-    return torch.cat([start[None], between, end[None]])
+    return torch.lerp(start, end, shares[:, None])
 
 
 def step_lengths(vertices: Tensor, weights: Tensor) -> Tensor:

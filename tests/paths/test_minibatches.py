@@ -77,6 +77,7 @@ def test_what_cannot_be_put_together_anew_comes_in_its_own_batches(options):
     own = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert inputs_of(minibatches.batches(0, 2)) == own[:2]
     assert inputs_of(minibatches.batches(2, 3)) == [own[2], *own[:2]]
+    assert inputs_of(minibatches.batches(1, 2)) == own[1:]  # not where it stopped
     assert inputs_of(Minibatches(objective, None, seed=0).batches(4, 2)) == own[1:]
 
 
