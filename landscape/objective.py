@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape import preflight
 from landscape.accuracy import correctness
-from landscape.batch_norm import Moments
+from landscape.batch_norm import Moments, batch_statistics
 from landscape.batches import Batches, preserved_rng
 from landscape.errors import RequestError, unknown_choice
 from landscape.fingerprint import fingerprint
@@ -292,27 +292,8 @@ class Objective:
         buffers: dict[str, Tensor] | None = None,
     ) -> dict[str, Moments]:
         """What enters each BatchNorm layer in one batch, the layers normalising by that batch."""
-        found: dict[str, Moments] = {}
-
-        def record(name: str, inputs: tuple[Tensor, ...]) -> None:
-            moments = Moments.of(inputs[0])
-            found[name] = found[name] + moments if name in found else moments
-
-        handles = []
-        try:
-            for name, norm in self._norms.items():
-                norm.training = True
-                handles.append(
-                    norm.register_forward_pre_hook(
-                        lambda _, inputs, name=name: record(name, inputs)
-                    )
-                )
+        with batch_statistics(self._norms) as found:
             self.term(parameters, batch, buffers)
-        finally:
-            for handle in handles:
-                handle.remove()
-            for norm in self._norms.values():
-                norm.training = False
         return found
 
     def statistics(self, pooled: Mapping[str, Moments]) -> dict[str, Tensor]:
