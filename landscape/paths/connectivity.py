@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,7 +36,7 @@ __all__ = ["Connectivity", "connect"]
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Connectivity(Result):
     """Minima and the saddles between them.
 
@@ -52,10 +52,18 @@ class Connectivity(Result):
     probe: ClassVar[str] = "connectivity"
 
     minima: Array
-    saddles: Array = field(repr=False)
-    lengths: Array = field(repr=False)
+    saddles: Array
+    lengths: Array
     bands: tuple[Edge, ...]
     wanted_bands: int
+
+    def __repr__(self) -> str:
+        distances = self.saddle_distances
+        return (
+            f"Connectivity({len(self.minima)} members, {len(self.bands)} bands: all are joined at "
+            f"{distances.max():.6g}, the closest two at "
+            f"{distances[~np.eye(len(distances), dtype=bool)].min():.6g}, {self.status})"
+        )
 
     @property
     def tree(self) -> list[Edge]:

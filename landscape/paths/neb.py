@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -84,7 +84,7 @@ class Neb(Result):
 
     probe: ClassVar[str] = "neb"
 
-    pivots: Tensor = field(repr=False)
+    pivots: Tensor
     profiles: Profiles
     straight: Profiles
     forces: Array

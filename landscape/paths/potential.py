@@ -228,7 +228,7 @@ class ObjectivePotential:
         for point in points:
             with torch.enable_grad():
                 leaves = self._trained.leaves(point)
-                total = self._total(leaves, batch)
+                total = self._differentiable(self._trained.term(leaves, batch).total)
                 blocks = torch.autograd.grad(total, leaves, materialize_grads=True)
             values.append(total.detach().double().cpu())
             gradients.append(self._trained.space.flatten(blocks))
@@ -238,18 +238,15 @@ class ObjectivePotential:
         """The same, all points in one call."""
 
         def total_at(point: Tensor, buffers: dict[str, Tensor]) -> Tensor:
-            return self._total(self._trained.space.split(point), batch, buffers)
+            return self._trained.term(self._trained.space.split(point), batch, buffers).total
 
         with torch.enable_grad():
             leaf = points.detach().requires_grad_()
-            totals = vmap(total_at)(leaf, self._statistics(len(points)))
+            totals = self._differentiable(vmap(total_at)(leaf, self._statistics(len(points))))
             (gradients,) = torch.autograd.grad(totals.sum(), leaf, materialize_grads=True)
         return totals.detach().double().cpu(), gradients
 
-    def _total(
-        self, blocks: list[Tensor], batch: object, buffers: dict[str, Tensor] | None = None
-    ) -> Tensor:
-        total = self._trained.term(blocks, batch, buffers).total
+    def _differentiable(self, total: Tensor) -> Tensor:
         if not total.requires_grad:
             raise RequestError(
                 f"the loss {self._trained.loss_function.name!r} carries no gradient (detached, or "

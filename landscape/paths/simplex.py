@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 _TRAINING, _MEASURING = 0, 1  # children of the seed
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Simplex(Result):
     """Simplices that share all connectors, one for each mode.
 
@@ -56,15 +56,22 @@ class Simplex(Result):
 
     probe: ClassVar[str] = "simplex"
 
-    vertices: Tensor = field(repr=False)
+    vertices: Tensor
     num_modes: int
     log_volumes: Array
-    weights: Array = field(repr=False)
-    losses: Array = field(repr=False)
-    fields: Mapping[str, Array] = field(repr=False)
+    weights: Array
+    losses: Array
+    fields: Mapping[str, Array]
     vertex_losses: Array
-    training_losses: Array = field(repr=False)
+    training_losses: Array
     stopped: str = ""
+
+    def __repr__(self) -> str:
+        return (
+            f"Simplex({self.num_modes} modes, {self.dimension} connectors: mean loss "
+            f"{self.mean_loss:.4g} +- {self.standard_error:.2g}, greatest {self.max_loss:.4g}, "
+            f"log volume {np.logaddexp.reduce(self.log_volumes):.4g}, {self.status})"
+        )
 
     @property
     def status(self) -> str:

@@ -13,6 +13,7 @@ __all__ = ["log_volume", "volume_term"]
 
 _OFFSET = 1e-4  # of Benton et al.: log(V + 1e-4) is finite for a flat simplex
 _FLAT = 1e-12  # height over the distance to another vertex: below, its direction is rounding
+_LARGEST = 700.0  # logarithm of what a float can hold
 
 
 def log_volume(vertices: Tensor) -> float:
@@ -54,8 +55,8 @@ def volume_term(
     found = torch.zeros_like(simplices[0][-1], dtype=torch.float64)
     for vertices in simplices:
         slope = log_volume(vertices[:-1]) - math.log(len(vertices) - 1) - whole
-        distance = math.exp(-slope)  # at which 1 / distance is the slope
-        implicit = 2 / (distance + math.sqrt(distance**2 + 4 * step))
+        distance = math.exp(min(-slope, _LARGEST))  # at which 1 / distance is the slope
+        implicit = 2 / (distance + math.hypot(distance, 2 * math.sqrt(step)))
         found += implicit * _away(vertices.double(), generator)
     return found.to(simplices[0])
 
