@@ -198,6 +198,17 @@ def test_dead_channels_are_left_alone_and_counted():
     assert int(found.to_dataset()["dead_channels"]) == 2
 
 
+def test_a_channel_that_dies_by_merging_keeps_its_mean():
+    one, other = (made(lambda: perceptron([50, 8, 3]), s, vectors()) for s in (0, 1))
+    second = one.space.slice_of("2.weight")
+    ends = [one.theta.clone(), other.theta.clone()]
+    ends[1][second].view(3, 8)[0] = -ends[0][second].view(3, 8)[0]
+    found = repair(one, *ends)
+    assert [layer.dead for layer in found.layers] == [0, 1]
+    bias = one.space.slice_of("2.bias")
+    assert float(found.theta[bias][0]) == pytest.approx(float((ends[0] + ends[1])[bias][0] / 2))
+
+
 class Residual(nn.Module):
     """A convolution with a norm behind it, one without, a tied pair and a layer that runs twice."""
 

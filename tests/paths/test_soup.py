@@ -128,6 +128,14 @@ def test_a_member_of_no_finite_loss_is_never_kept():
     assert soup.status == "converged"
 
 
+def test_members_that_are_all_broken_make_a_soup_of_one():
+    training, validation, thetas = problem(k=2)
+    thetas[:, training.space.slice_of("3.weight")] = 1e308
+    soup = greedy_soup(training, thetas, validation)
+    assert soup.ingredients == [0]
+    assert "nan" in soup.status
+
+
 def test_members_are_loaded_one_at_a_time():
     training, validation, thetas = problem()
 
