@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from landscape.figures.animation import animation
+from landscape.figures.barrier import barrier
+from landscape.figures.barrier_matrix import barrier_matrix
 from landscape.figures.comparison import comparison
+from landscape.figures.curve import curve
 from landscape.figures.density import density
 from landscape.figures.eigenvalues import eigenvalues
 from landscape.figures.line import line
@@ -25,8 +28,9 @@ if TYPE_CHECKING:
 
     from landscape.result import Result
 
-__all__ = ["PROBES", "animation", "comparison", "density", "eigenvalues", "for_record", "line"]
-__all__ += ["plane", "surface", "topology", "trajectory"]
+__all__ = ["PROBES", "animation", "barrier", "barrier_matrix", "comparison", "curve"]
+__all__ += ["density", "eigenvalues", "for_record", "line", "plane", "surface", "topology"]
+__all__ += ["trajectory"]
 
 _FIGURES: Mapping[str, Mapping[str, Callable[[Any], Figure]]] = {
     "eigenvalues": {"eigenvalues": eigenvalues},
@@ -36,6 +40,9 @@ _FIGURES: Mapping[str, Mapping[str, Callable[[Any], Figure]]] = {
     "plane": {"plane": plane, "surface": surface},
     "trajectory": {"trajectory": trajectory},
     "topology": {"topology": topology},
+    "barrier": {"barrier": barrier},
+    "barrier_matrix": {"barrier_matrix": barrier_matrix},
+    "curve": {"curve": curve},
 }
 PROBES = tuple(_FIGURES)  # whose records are drawn
 
