@@ -90,6 +90,21 @@ def test_a_descent_that_is_cut_off_says_so(monkeypatch):
     assert found.similarity == pytest.approx(total(found.permutations))
 
 
+def test_moves_that_bring_nothing_come_to_an_end():
+    # As where rounding makes one of two equal permutations look better, in turns.
+    generator = torch.Generator().manual_seed(0)
+
+    class Noise(Counted):
+        def units(self, start, run, permutations):
+            return torch.randn(4, 4, generator=generator, dtype=torch.float64)
+
+    axes = [Noise(0, 1, torch.eye(4), torch.eye(4)), Noise(1, 0, torch.eye(4), torch.eye(4))]
+    start = {name: START[name] for name in ("g0", "g1")}
+    found = match(axes, lambda _: 1.0, start, seed=np.random.SeedSequence(0), free=frozenset(start))
+    assert found.history == (1.0,) * 4
+    assert found.converged
+
+
 def test_the_start_is_left_as_it_was():
     axes, total = chain(2)
     start = {name: order.clone() for name, order in START.items()}
