@@ -101,10 +101,9 @@ def compare_family(
             layers take memory together.
     """
     began = time.perf_counter()
-    named = isinstance(thetas, Mapping)
-    points = list(thetas.values()) if isinstance(thetas, Mapping) else list(thetas)
-    numbers = [str(number) for number in range(1, len(points) + 1)]
-    networks = tuple(map(str, thetas)) if named else tuple(numbers)
+    points = list(thetas.values() if isinstance(thetas, Mapping) else thetas)
+    names = thetas if isinstance(thetas, Mapping) else range(1, len(points) + 1)
+    networks = tuple(map(str, names))
     weights = weight_distances(objective, points)
     # Statistics of layers that are not there would cost a pass over the data for each network.
     needless = bn == "recalibrate" and not objective.has_batch_norm
