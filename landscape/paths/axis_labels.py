@@ -65,7 +65,7 @@ class Units:
         self.parts: tuple[Units, ...] = ()
         self.factors: tuple[Units, ...] = ()
         self.family: tuple[Units, ...] = ()
-        self.family_of: Units | None = None
+        self.family_of = self
         self.overs: list[frozenset[Units]] = []
         self.dependents: list[Units] = []
         self.depend_on(over)
@@ -111,10 +111,9 @@ def length(label: Label) -> int:
     return sum(map(segment_length, label))
 
 
-def leaves(label: Label) -> Iterator[Units]:
+def leaves(label: Label) -> list[Units]:
     """The units of a label as it is by now."""
-    for segment in refresh(label):
-        yield from segment
+    return [units for segment in refresh(label) for units in segment]
 
 
 def refresh(label: Label, outer: Units | None = None, index: int = 0) -> Label:
@@ -145,14 +144,9 @@ def product(outer: Label, inner: Label) -> Label:
 
 
 def _under(units: Units, outer: Units | None, index: int) -> Units:
-    if outer is not None and units.family and find(_family_of(units)) is outer:
+    if outer is not None and units.family and find(units.family_of) is outer:
         return units.family[index]
     return units
-
-
-def _family_of(units: Units) -> Units:
-    assert units.family_of is not None
-    return units.family_of
 
 
 def _times(units: Units, tail: Label) -> Label:
@@ -167,15 +161,18 @@ def _times(units: Units, tail: Label) -> Label:
     if units.factors:
         return _times(units.factors[0], _times(units.factors[1], tail))
     tail = refresh(tail)
+    if has_structure(find(units)):
+        return _times(units, tail)
+    if len(tail) > 1 and _is_plain(tail):
+        tail = whole(Units(length(tail), fixed=True))
     if len(tail) == 1:
-        return ((find(units), *tail[0]),) if not find(units).factors else _times(units, tail)
+        return ((find(units), *tail[0]),)
     # A product of a sum: the entries of the outer units one after another.
-    if units.is_plain and all(inner.is_plain for segment in tail for inner in segment):
-        return whole(Units(units.size * length(tail), fixed=True))
-    if units.size > MOST_SINGLE_ENTRIES:
-        raise Unfollowed
-    cut(units, [1] * units.size)
-    return _times(units, tail)
+    if units.size <= MOST_SINGLE_ENTRIES:
+        cut(units, [1] * units.size)
+        return _times(units, tail)
+    fix((*whole(units), *tail))
+    return whole(Units(units.size * length(tail), fixed=True))
 
 
 def depends(units: Units) -> frozenset[Units]:
@@ -206,10 +203,8 @@ def fix(label: Label) -> bool:
     moved = False
     for segment in label:
         for units in map(find, segment):
-            inner = units.parts or units.factors or units.family
-            if inner:
-                for part in inner:
-                    moved = fix(whole(part)) or moved
+            if inner := units.parts or units.factors or units.family:
+                moved = fix(tuple((part,) for part in inner)) or moved
             elif units.size > 1:
                 moved = moved or not units.fixed
                 units.fixed = True
@@ -226,7 +221,7 @@ def collapse(label: Label) -> None:
 
 def _collapse(units: Units) -> None:
     first, *others = units.family
-    units.family, units.family_of = (), None
+    units.family, units.family_of = (), units
     units.parent = first
     for other in others:
         merge(first, other)
@@ -264,8 +259,7 @@ def factor_units(units: Units, outer_size: int) -> None:
     if units.family:
         _collapse(units)
         return
-    over = depends(units)
-    outer = Units(outer_size, fixed=units.fixed, over=over)
+    outer = Units(outer_size, fixed=units.fixed, over=(over := depends(units)))
     inner = Units(units.size // outer_size, fixed=units.fixed, over=over | {outer})
     outer.dependents += units.dependents
     inner.dependents += units.dependents
@@ -277,22 +271,19 @@ def merge(first: Units, second: Units) -> None:
     first, second = find(first), find(second)
     if first is second or first.size == 1:
         return
-    if first.family and second.family and find(_family_of(first)) is find(_family_of(second)):
+    if first.family and second.family and find(first.family_of) is find(second.family_of):
         for own, other in zip(first.family, second.family, strict=True):
             merge(own, other)
         first.parent = second
         return
     if first.family or second.family:
-        for units in (first, second):
-            if units.family:
-                _collapse(units)
+        collapse(((first, second),))
         merge(first, second)
         return
     if has_structure(first) and has_structure(second):
         tie(whole(first), whole(second))
-        first, second = find(first), find(second)
-        if first is not second:
-            _take_over(second, first)
+        if find(first) is not find(second):
+            _take_over(find(second), find(first))
         return
     if has_structure(first):
         first, second = second, first
@@ -400,7 +391,7 @@ def split_at(label: Label, offset: int) -> tuple[Label, Label]:
 def _split_segment(segment: Segment, offset: int) -> Label:
     size = segment_length(segment)
     if _is_plain((segment,)):
-        return ((Units(offset, fixed=True),), (Units(size - offset, fixed=True),))
+        return (*whole(Units(offset, fixed=True)), *whole(Units(size - offset, fixed=True)))
     outer = segment[0]
     block = size // outer.size
     before = offset // block

@@ -44,6 +44,14 @@ def _without(labels: Labels, gone: Iterable[Label]) -> Labels:
     return labels
 
 
+def _depend_on_nothing_but(labels: Iterable[Label], beside: Iterable[Label]) -> None:
+    allowed = {units for label in beside for units in leaves(label)}
+    for label in labels:
+        for units in leaves(label):
+            if depends(units) - allowed:
+                units.depend_on(depends(units) & allowed)
+
+
 def _tie_all(labels: Sequence[Label]) -> Label:
     for other in labels[1:]:
         tie(labels[0], other)
@@ -66,7 +74,15 @@ def _broadcast(call: Call, tensors: Sequence[Tensor], shape: Sequence[int]) -> L
 
 # Of those that copy or act element by element, these are not marked as pointwise.
 _POINTWISE = {"copy", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "zero", "fill"}
-_POINTWISE |= {"hardswish", "hardsigmoid", "_prelu_kernel", "celu", "mish", "nan_to_num"}
+_POINTWISE |= {
+    "masked_fill",
+    "hardswish",
+    "hardsigmoid",
+    "_prelu_kernel",
+    "celu",
+    "mish",
+    "nan_to_num",
+}
 
 
 def is_pointwise(call: Call) -> bool:
@@ -91,7 +107,15 @@ def _constant(call: Call) -> list[Labels]:
 
 @RULES.of("_softmax _log_softmax _safe_softmax")
 def _softmax(call: Call) -> list[Labels]:
-    return [call.labels(call.tensors[0])]
+    return [_mixed_along(call.labels(call.tensors[0]), [call.dim()])]
+
+
+def _mixed_along(labels: Labels, dims: Iterable[int]) -> Labels:
+    """The same labels, where entries along some axes meet: what stands beside must be alike."""
+    axes = {dim % len(labels) for dim in dims}
+    beside = tuple(label for axis, label in enumerate(labels) if axis not in axes)
+    _without(beside, [labels[axis] for axis in axes])
+    return labels
 
 
 # -- sums -------------------------------------------------------------------------------------
@@ -134,10 +158,15 @@ def _matrix_product(call: Call) -> list[Labels]:
         added = call.tensors[2:]
     else:
         added = call.tensors[:-2]
-    if first.ndim == 3 and second.ndim == 3:
+    batched = first.ndim == 3 and second.ndim == 3
+    if batched:
         tie(left[0], right[0])
     summed = right[-2] if second.ndim > 1 else right[0]
+    for label in (left[-1], summed):
+        collapse(refresh(label))
     tie(left[-1], summed)
+    # Each row meets each column: only within a batch may their entries differ in order.
+    _depend_on_nothing_but([left[-1]], [left[-1], *left[: 1 if batched else 0]])
     result = (*left[:-1], *(right[-1:] if second.ndim > 1 else ()))
     result = _without(result, [left[-1]])
     for tensor in added:  # of fewer axes, or of one entry along some
@@ -190,6 +219,7 @@ def _layer_norm(call: Call) -> list[Labels]:
     for along in call.tensors[1:]:
         for own, other in zip(inputs[kept:], call.labels(along), strict=True):
             tie(own, other)
+    _mixed_along(inputs, range(kept, len(inputs)))
     moments = (*inputs[:kept], *[ONE] * (len(inputs) - kept))
     return [inputs, *[moments] * (len(call.outputs) - 1)]
 
@@ -248,9 +278,10 @@ def _spatial(call: Call) -> list[Labels]:
 def _ordered(call: Call) -> list[Labels]:
     labels = call.of("self")
     dims = call["dim"] if call["dim"] is not None else call["dims"]
-    for dim in [dims] if isinstance(dims, int) else dims or range(len(labels)):
+    chosen = [dims] if isinstance(dims, int) else list(dims or range(len(labels)))
+    for dim in chosen:
         fix(labels[dim])
-    return [labels]
+    return [_mixed_along(labels, chosen)]
 
 
 @RULES.of("tril triu")

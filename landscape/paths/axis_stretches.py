@@ -27,7 +27,7 @@ from landscape.paths.axis_labels import (
     whole,
 )
 
-__all__ = ["factor", "narrow", "split_all", "stretches"]
+__all__ = ["factor", "narrow", "split_all", "stacked", "stretches"]
 
 
 def factor(label: Label, outer_size: int) -> tuple[Label, Label]:
@@ -137,3 +137,24 @@ def _part_of(units: Units, start: int, stop: int) -> tuple[int, int] | None:
             return index, begin
         begin += part.size
     return None
+
+
+def stacked(axes: Sequence[Sequence[Label]]) -> list[Label]:
+    """The new axis of tensors that are stacked, and then the others, from those of each tensor."""
+    count = len(axes[0]) if axes else 1
+    outer = Units(count, fixed=True)
+    outer.parts = tuple(Units(1) for _ in range(count))
+    found = [whole(outer)]
+    for own in axes:
+        members = [_sole(refresh(label)) for label in own]
+        apart = tuple(units for units in members if units is not None)
+        if len(apart) == count > 1 and len(set(apart)) > 1:
+            units = Units(apart[0].size)
+            units.family, units.family_of = apart, outer
+            outer.dependents.append(units)
+            found.append(whole(units))
+        else:
+            for label in own[1:]:
+                tie(own[0], label)
+            found.append(own[0])
+    return found

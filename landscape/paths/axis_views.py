@@ -25,7 +25,7 @@ from landscape.paths.axis_labels import (
     tie,
     whole,
 )
-from landscape.paths.axis_stretches import factor, narrow, split_all
+from landscape.paths.axis_stretches import factor, narrow, split_all, stacked
 
 __all__ = ["RULES", "SAME_ENTRIES"]
 
@@ -173,9 +173,9 @@ def _cat(call: Call) -> list[Labels]:
 
 @RULES.of("stack")
 def _stack(call: Call) -> list[Labels]:
-    dim = call.dim(extra=1)
-    labels = _alike([call.labels(tensor) for tensor in call.tensors])
-    return [(*labels[:dim], *fixed([len(call.tensors)]), *labels[dim:])]
+    dim, parts = call.dim(extra=1), [call.labels(tensor) for tensor in call.tensors]
+    axis, *labels = stacked([[labels[axis] for labels in parts] for axis in range(len(parts[0]))])
+    return [(*labels[:dim], axis, *labels[dim:])]
 
 
 def _alike(parts: Sequence[Labels]) -> Labels:

@@ -97,11 +97,11 @@ def verify(
     trial = _Trial(network, seed)
     guilty = trial.guilty(spec, list(spec.sizes))
     if guilty:
+        moves = "move axes that are" if len(guilty) > 1 else "moves an axis that is"
         raise RequestError(
-            f"the permutation changes the network's function: {_listed(guilty)} moves an axis "
-            "that is not followed everywhere. Write a PermutationSpec in which each group names "
-            "all axes that carry its units: biases, norms and running statistics, and what reads "
-            "them."
+            f"the permutation changes the network's function: {_listed(guilty)} {moves} not "
+            "followed everywhere. Write a PermutationSpec in which each group names all axes that "
+            "carry its units: biases, norms and running statistics, and what reads them."
         )
     return trial.difference(spec, list(spec.sizes))
 

@@ -85,6 +85,10 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in free.values():
             self.put(tensor, tuple(whole(Units(size)) for size in tensor.shape))
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled in here, and to exclude it would take seconds to import
+
     def __torch_dispatch__(
         self,
         func: Any,
@@ -183,11 +187,16 @@ def _double(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _evaluated(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode inside, as it was outside; nothing random, nothing fused."""
+    """The model in eval mode inside, as it was outside; nothing is fused or compiled."""
+    compiled = any(
+        module._compiled_call_impl is not None or "_orig_mod" in module._modules
+        for module in model.modules()
+    )
     before = [(module, dict(vars(module))) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
     device = next(model.parameters()).device
-    with torch.inference_mode(False), preserved_rng(device):
+    eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+    with torch.inference_mode(False), preserved_rng(device), eager:
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             for module, _ in before:
