@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -273,6 +274,48 @@ def test_auto_loops_over_what_cannot_be_batched():
     assert len(state.losses) == 2
 
 
+class Slow(nn.Module):
+    """Says so when it is slow, as an operation without a batching rule does."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 3, dtype=torch.float64)
+
+    def forward(self, inputs):
+        if torch._C._functorch.is_batchedtensor(self.head.weight):
+            warnings.warn("There is a performance drop", stacklevel=1)
+        return self.head(inputs)
+
+
+class Deviating(Slow):
+    """Another function when it is batched."""
+
+    def forward(self, inputs):
+        is_batched = torch._C._functorch.is_batchedtensor(self.head.weight)
+        return self.head(inputs) * (1.01 if is_batched else 1.0)
+
+
+@pytest.mark.parametrize("kind", [Slow, Deviating])
+def test_auto_loops_over_what_is_slow_or_wrong_when_batched(kind):
+    _, inputs, targets = network(MLP)
+    objective = Objective(kind(), (inputs, targets))
+    training = training_of(objective, vertices_of(objective), execution="auto", steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run(training)
+    assert training.execution == "loop"
+
+
+@pytest.mark.parametrize("execution", ["loop", "batched"])
+def test_dropout_is_off(execution):
+    _, inputs, targets = network(MLP)
+    layers = nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3)
+    objective = Objective(nn.Sequential(*layers).double().train(), (inputs, targets))
+    training = training_of(objective, objective.theta.expand(3, -1), steps=1, execution=execution)
+    state, _ = run(training)
+    assert state.losses == [pytest.approx(objective.value, rel=1e-12)]
+
+
 def test_attention_is_trained_in_either_way():
     objective = objective_of(Transformer)
     training = training_of(objective, vertices_of(objective), execution="auto", steps=3)
@@ -346,6 +389,10 @@ def test_the_best_bends_are_those_of_the_least_mean_loss_so_far():
     assert not stopped
     assert calm.best_loss == pytest.approx(sum(calm.losses[40:]) / 20)
     assert torch.equal(calm.best, calm.bends)
+    # Steps that go up are no better.
+    up = replace(calm, losses=[*calm.losses[:40], *[1e9] * 19], best=calm.best + 1)
+    later, _ = run(replace(training), up)
+    assert torch.equal(later.best, calm.best + 1)
     # Thrown far off, it stops, and goes back to what it had.
     start = replace(calm, bends=calm.bends + 40, losses=calm.losses[:45])
     off, stopped = run(replace(training), start)
