@@ -135,6 +135,19 @@ def test_heads_are_matched_by_the_best_that_is_inside_of_them():
     assert same_tensors(found.permutations, problem.spec.inverse(drawn))
 
 
+def test_units_are_as_alike_as_their_entries_in_the_order_that_these_have():
+    generator = torch.Generator().manual_seed(0)
+    correlation = torch.randn(7, 7, generator=generator, dtype=torch.float64)
+    run = Run(2, "heads", block=3, inner=("in", "in"))
+    axis = activation_matching._OutputAxis((Run(1), run), correlation)
+    order = torch.tensor([2, 0, 1])
+    found = axis.units(1, run, {"in": order, "heads": torch.tensor([1, 0])})
+    for i in range(2):
+        for j in range(2):
+            block = correlation[1 + 3 * i : 4 + 3 * i, 1 + 3 * j : 4 + 3 * j]
+            assert found[i, j] == pytest.approx(block[:, order].trace().item())
+
+
 def test_what_no_module_outputs_is_said_and_stays():
     problem, other = transformer(0, fused=True), transformer(1, fused=True)
     seen = observed_groups(problem.objective, problem.spec)

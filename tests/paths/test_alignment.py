@@ -14,8 +14,10 @@ from torch import nn
 import landscape.paths.alignment as alignment
 from landscape.errors import RequestError
 from landscape.objective import Objective
+from landscape.paths.activation_matching import match_activations
 from landscape.paths.alignment import align
 from landscape.paths.permutations import PermutationSpec, Run
+from landscape.paths.reordering import Network
 from landscape.slices.rescaling import neuron_rescalings, rescaled
 from tests.paths.reordered import (
     MLP_SHAPES,
@@ -109,6 +111,7 @@ def test_the_weights_are_closest_where_their_inner_product_is_largest():
     a, b = problem.objective.theta, other.objective.theta
     found = align(problem.objective, a, b, spec=problem.spec)
     fixed = problem.objective.space.named(a)["9.bias"] @ problem.objective.space.named(b)["9.bias"]
+    assert found.distance_before == pytest.approx((a - b).norm().item())
     product = found.similarity + fixed.item()  # no unit has a share in the last bias
     assert found.distance_after**2 == pytest.approx(
         (a.square().sum() + b.square().sum()).item() - 2 * product
@@ -132,6 +135,19 @@ def test_the_best_of_all_descents_is_taken_and_all_are_reported():
         problem.objective.space.named(other.objective.theta), found.permutations
     )
     assert torch.equal(found.theta, problem.objective.space.flatten(moved))
+
+
+def test_what_no_module_outputs_is_found_by_weights_beside_what_activations_tell():
+    problem, other = transformer(0, fused=True), transformer(1, fused=True)
+    objective = problem.objective
+    own, b = Network(objective.theta, {}), Network(other.objective.theta, {})
+    seen = match_activations(objective, problem.spec, own, b, seed=0).permutations
+    found = align(objective, own.theta, b.theta, "activations", spec=problem.spec)
+    [note] = found.notes
+    assert note.endswith("heads, qk0, qk1, qk2, vo0, vo1, vo2")
+    for group in ("stream", "hidden"):
+        assert torch.equal(found.permutations[group], seen[group])
+    assert found.moved["qk0"] > 0
 
 
 def test_a_network_aligned_to_itself_stays_as_it_is():
