@@ -309,7 +309,7 @@ def test_what_is_wrong_with_a_request_is_said():
         aligned(spec=PermutationSpec({"nowhere": ((Run(3, "g"),),)}))
 
 
-def test_outputs_that_are_infinite_in_both_are_equal():
+def test_outputs_that_are_infinite_in_both_are_equal_and_hide_no_difference():
     class Masked(nn.Sequential):
         def forward(self, x):
             mask = torch.tensor([0.0, 0.0, -torch.inf], dtype=x.dtype)
@@ -320,8 +320,12 @@ def test_outputs_that_are_infinite_in_both_are_equal():
     data = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 0])
     objective = Objective(model, data)
     named = spec.apply(objective.space.named(objective.theta), spec.random(0))
-    found = align(objective, objective.theta, objective.space.flatten(named), spec=spec)
+    theta = objective.space.flatten(named)
+    found = align(objective, objective.theta, theta, spec=spec)
     assert torch.equal(found.theta, objective.theta)
+    wrong = {name: axes for name, axes in spec.axes.items() if name != "0.bias"}
+    with pytest.raises(RequestError, match="is another function"):
+        align(objective, objective.theta, theta, spec=PermutationSpec(wrong))
 
 
 def test_the_data_set_holds_what_was_found():
