@@ -128,12 +128,10 @@ def _between(a: Tensor, b: Tensor) -> dict[str, float]:
     norms = [float(torch.linalg.vector_norm(vector)) for vector in (a, b)]
     distance = float(torch.linalg.vector_norm(a - b))
     mean = sum(norms) / 2
-    angle = np.nan
-    if min(norms) > 0:
-        u, v = a / norms[0], b / norms[1]
-        # Of small angles the arc cosine knows only half of the digits (Kahan).
-        apart, along = (float(torch.linalg.vector_norm(w)) for w in (u - v, u + v))
-        angle = 2 * float(np.arctan2(apart, along))
+    u, v = a / norms[0], b / norms[1]  # NaN where a norm is 0
+    # Of small angles the arc cosine knows only half of the digits (Kahan).
+    apart, along = (float(torch.linalg.vector_norm(w)) for w in (u - v, u + v))
+    angle = 2 * float(np.arctan2(apart, along))
     return {
         "angle": angle,
         "cosine": float(np.cos(angle)),

@@ -108,6 +108,24 @@ def test_of_several_outputs_the_first_is_taken(inner):
     assert torch.allclose(found, expected.flatten(1))
 
 
+class TimeFirst(nn.Module):
+    """Sees (n, 5, 6) as torch's recurrent layers do by default: (5, n, 6)."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.LSTM(6, 6, dtype=torch.float64)
+
+    def forward(self, inputs):
+        return self.inner(inputs.transpose(0, 1))[0].transpose(0, 1)
+
+
+def test_an_output_whose_rows_are_no_examples_is_left_out():
+    objective, _ = objective_of(Wrapped(TimeFirst()), (11, 5, 6))
+    assert list(activations(objective)) == ["inner", "head"]
+    with pytest.raises(RequestError, match=r"'inner.inner' has no output with one row"):
+        activations(objective, layers="inner.inner")
+
+
 def test_a_module_that_is_called_twice_has_two_outputs():
     class Twice(nn.Module):
         def __init__(self):

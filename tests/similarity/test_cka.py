@@ -61,6 +61,11 @@ def test_identical_features_have_exactly_one(width, debiased):
     assert cka(x, x.copy(), debiased=debiased) == 1.0
 
 
+def test_rounding_does_not_lift_it_above_one():
+    x, _ = correlated(20, 5, 1)
+    assert max(cka(x, 0.3 * x @ rotation(5, seed)) for seed in range(30)) == 1.0
+
+
 @BOTH
 @pytest.mark.parametrize("width", [6, 40])
 def test_rotation_scale_shift_and_order_of_examples_change_nothing(width, debiased):

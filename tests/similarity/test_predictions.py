@@ -213,6 +213,14 @@ def test_of_other_outputs_only_the_correlation_is_known():
     assert np.isnan(found["output_correlation"].value[0, 1])
 
 
+def test_rounding_does_not_lift_a_correlation_above_one():
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    scaled = [scale * outputs + scale for scale in np.linspace(0.1, 3, 12)]
+    found = measured(scaled, torch.zeros(40, 3), loss="mse")["output_correlation"]
+    assert found.value.max() == found.high.max() == 1.0
+
+
 def test_without_outputs_there_is_nothing():
     sums = PredictionSums(LOSSES["mse"], 2)
     sums.update([Term(ZERO, 1.0)] * 2)
