@@ -99,10 +99,8 @@ class Curve(Result):
         return curve_weights(self.kind, parameters, len(self.vertices))
 
     def point(self, t: float) -> Tensor:
-        """(n,) the network's parameters at t from 0 to 1; at 0 and 1 the ends, bit for bit."""
-        weights = self.weights(t)[0]
-        used = weights.nonzero().flatten()
-        return weights[used].to(self.vertices) @ self.vertices[used]
+        """(n,) the network's parameters at t from 0 to 1; at 0 and 1 exactly the ends."""
+        return self.weights(t)[0].to(self.vertices) @ self.vertices
 
     @property
     def losses(self) -> Array:

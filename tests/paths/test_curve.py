@@ -221,6 +221,9 @@ def test_a_record_says_what_it_holds():
         assert {"units", "long_name"} <= set(variable.attrs), name
         assert variable.dims in ((), ("t",), ("step",)), name
     assert data["loss"].shape == data["straight_test_error"].shape == (7,)
+    for name in found.profiles:
+        np.testing.assert_array_equal(data[name], found.profiles[name].values)
+        np.testing.assert_array_equal(data[f"straight_{name}"], found.straight[name].values)
     assert float(data["loss_max"]) == found.losses.max()
     assert float(data["loss_integral"]) == found.integral()
     assert float(data["test_loss_excess"]) == found.excess
