@@ -14,29 +14,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = [
-    "MOST_SINGLE_ENTRIES",
-    "ONE",
-    "Label",
-    "Segment",
-    "Unfollowed",
-    "Units",
-    "collapse",
-    "cut",
-    "depends",
-    "factor_units",
-    "find",
-    "fix",
-    "has_structure",
-    "leaves",
-    "length",
-    "product",
-    "refresh",
-    "segment_length",
-    "split_at",
-    "tie",
-    "whole",
-]
+__all__ = ["MOST_SINGLE_ENTRIES", "ONE", "Label", "Segment", "Unfollowed", "Units", "collapse"]
+__all__ += ["cut", "depend_only", "depends", "factor_units", "find", "fix", "has_structure"]
+__all__ += ["leaves", "length", "product", "refresh", "segment_length", "split_at", "tie", "whole"]
 
 MOST_SINGLE_ENTRIES = 1024  # an axis is taken apart entry by entry up to this length
 
@@ -177,11 +157,18 @@ def _times(units: Units, tail: Label) -> Label:
 
 def depends(units: Units) -> frozenset[Units]:
     """The outer units for each of which these may be reordered differently."""
-    units = find(units)
-    allowed = [
-        frozenset(leaf for outer in over for leaf in _product_leaves(outer)) for over in units.overs
-    ]
-    return frozenset.intersection(*allowed) - {units}
+    return frozenset.intersection(*_overs(find(units))) - {find(units)}
+
+
+def depend_only(units: Units, allowed: Iterable[Units]) -> None:
+    """Give up all dependence but on these, also what would come with later merging."""
+    kept = depends(units) & frozenset(allowed)
+    if frozenset.union(*_overs(find(units))) - kept:
+        find(units).depend_on(kept)
+
+
+def _overs(units: Units) -> list[frozenset[Units]]:
+    return [frozenset(x for outer in over for x in _product_leaves(outer)) for over in units.overs]
 
 
 def _product_leaves(units: Units) -> Iterator[Units]:
@@ -311,9 +298,7 @@ def _restrict(structured: Units, simple: Units) -> None:
         for part in structured.parts:
             _restrict(find(part), simple)
         return
-    allowed = frozenset.intersection(
-        *(frozenset(x for o in over for x in _product_leaves(o)) for over in simple.overs)
-    )
+    allowed = frozenset.intersection(*_overs(simple))
     inside = frozenset(leaves(whole(structured)))
     for leaf in inside:
         leaf.depend_on(allowed | inside)

@@ -17,6 +17,7 @@ from landscape.paths.axis_labels import (
     Unfollowed,
     Units,
     collapse,
+    depend_only,
     depends,
     fix,
     leaves,
@@ -39,8 +40,7 @@ def _without(labels: Labels, gone: Iterable[Label]) -> Labels:
     for label in labels:
         collapse(refresh(label))
         for units in leaves(label):
-            if depends(units) & lost:
-                units.depend_on(depends(units) - lost)
+            depend_only(units, depends(units) - lost)
     return labels
 
 
@@ -48,8 +48,7 @@ def _depend_on_nothing_but(labels: Iterable[Label], beside: Iterable[Label]) -> 
     allowed = {units for label in beside for units in leaves(label)}
     for label in labels:
         for units in leaves(label):
-            if depends(units) - allowed:
-                units.depend_on(depends(units) & allowed)
+            depend_only(units, allowed)
 
 
 def _tie_all(labels: Sequence[Label]) -> Label:

@@ -20,7 +20,17 @@ from landscape.batches import map_tensors, preserved_rng, tensors_of
 from landscape.errors import RequestError
 from landscape.paths import axis_rules, axis_views
 from landscape.paths.axis_calls import Call, Labels, Rule, fixed
-from landscape.paths.axis_labels import Unfollowed, Units, depends, fix, leaves, length, tie, whole
+from landscape.paths.axis_labels import (
+    Unfollowed,
+    Units,
+    depend_only,
+    depends,
+    fix,
+    leaves,
+    length,
+    tie,
+    whole,
+)
 
 __all__ = ["Arguments", "AxisTracer", "Network"]
 
@@ -56,10 +66,7 @@ def _keep_dependence_clear(labels: Labels) -> None:
     """Units may depend only on those that stand beside them, once, in the same tensor."""
     present = [units for label in labels for units in leaves(label)]
     for units in present:
-        allowed = depends(units)
-        kept = {outer for outer in allowed if present.count(outer) == 1}
-        if kept != allowed:
-            units.depend_on(kept)
+        depend_only(units, (outer for outer in depends(units) if present.count(outer) == 1))
 
 
 class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
