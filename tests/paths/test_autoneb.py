@@ -57,6 +57,24 @@ def test_a_flat_valley_gets_no_more_pivots():
     assert [cycle.num_inserted for cycle in found.cycles] == [3, 0]
 
 
+def test_a_cycle_puts_in_two_pivots_at_most_one_in_a_segment():
+    waves = type(MUELLER_BROWN)(lambda points: (20 * points[:, 0]).sin() + points[:, 1] ** 2, 2)
+    cycles = [Cycle(4, 1, 1e-6), Cycle("highest", 1, 1e-6)]
+    found = autoneb(waves, point(-1, 0), point(1, 0), cycles=cycles, seed=0)
+    assert [cycle.num_inserted for cycle in found.cycles] == [4, 2]
+
+
+def test_each_step_of_a_run_has_a_minibatch_of_its_own(monkeypatch):
+    steps, gradients = [], type(MUELLER_BROWN).gradients
+    monkeypatch.setattr(
+        type(MUELLER_BROWN),
+        "gradients",
+        lambda self, points, step=None: steps.append(step) or gradients(self, points, step),
+    )
+    autoneb(MUELLER_BROWN, *ENDS, cycles=CYCLES, steps=0.01, seed=0)
+    assert [step for step in steps if step is not None] == list(range(6))
+
+
 def test_inserted_pivots_keep_the_spacing_around_them():
     found = autoneb(MUELLER_BROWN, *ENDS, cycles=CYCLES[:2], seed=0)
     lengths = found._band.segment_lengths

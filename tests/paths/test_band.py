@@ -84,7 +84,7 @@ def test_the_climbing_pivot_goes_up_along_the_band():
     torch.testing.assert_close(found, values(3, -4)[None])
 
 
-@pytest.mark.parametrize(("targets", "pull"), [((1, 1), -1.0), ((1, 2), 0.0), ((2, 1), -2.0)])
+@pytest.mark.parametrize(("targets", "pull"), [((1, 1), -1.0), ((10, 20), 0.0), ((2, 1), -2.0)])
 def test_a_spring_pulls_along_the_band_towards_its_targets(targets, pull):
     # Lengths 1 and 2; targets in all 3: k [(1 - t) - (2 - (3 - t))] = k (2 - 2 t).
     gradients = torch.zeros(3, 2, dtype=torch.float64)
@@ -168,5 +168,9 @@ def test_pivots_go_where_the_loss_rises_most_above_the_chord():
     del expected[0]
     assert highest_insertions(losses, 0.1, 2) == expected
     assert highest_insertions(losses, 0.2, 9) == {}
+    # The range is that of the pivots: 4 here, not the 96 of all points.
+    losses[25] += 92
+    assert len(highest_insertions(losses, 0.1, 9)) == 3
+    losses[25] -= 92
     del expected[3]
     assert highest_insertions(losses - 100, 0.1, 1) == expected

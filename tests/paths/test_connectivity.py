@@ -48,20 +48,21 @@ def test_few_bands_leave_members_apart():
 
 
 def test_a_search_that_was_broken_off_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
-    whole = joined(steps=0.1)
+    options = {"steps": 0.1, "cycles": [*CYCLES, CYCLES[1]]}
+    whole = joined(**options)
     advance, calls = BandRun.advance, []
 
     def breaking(*args, **kwargs):
         calls.append(args)
-        if len(calls) == 4:  # in the second cycle of the second band
+        if len(calls) == 6:  # in the third cycle of the second band
             raise KeyboardInterrupt
         return advance(*args, **kwargs)
 
     monkeypatch.setattr(BandRun, "advance", breaking)
     with pytest.raises(KeyboardInterrupt):
-        joined(steps=0.1, state=tmp_path / "new" / "state.pt")
-    found = joined(steps=0.1, state=tmp_path / "new" / "state.pt")
-    assert len(calls) == 4 + 3  # of six cycles, three were there
+        joined(**options, state=tmp_path / "new" / "state.pt")
+    found = joined(**options, state=tmp_path / "new" / "state.pt")
+    assert len(calls) == 6 + 4  # of nine cycles, five were there
     np.testing.assert_array_equal(found.saddles, whole.saddles)
     np.testing.assert_array_equal(found.lengths, whole.lengths)
     assert found.bands == whole.bands
@@ -82,6 +83,24 @@ def test_the_file_of_another_family_is_refused(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(RequestError, match="cannot be read"):
         joined(steps=0.02, num_bands=1, state=path)
+
+
+def test_each_pair_has_minibatches_of_its_own(monkeypatch):
+    steps, gradients = [], type(MUELLER_BROWN).gradients
+    monkeypatch.setattr(
+        type(MUELLER_BROWN),
+        "gradients",
+        lambda self, points, step=None: steps.append(step) or gradients(self, points, step),
+    )
+    joined(cycles=[Cycle(1, 4, 1e-4)])
+    taken = [step for step in steps if step is not None]
+    assert len(taken) == len(set(taken)) == 12
+
+
+def test_the_saddle_is_that_of_the_best_cycle():
+    spoiling = [CYCLES[0], Cycle("highest", 1, 3e-3)]
+    found = joined(cycles=spoiling, num_bands=1)
+    assert found.saddles[0, 2] == joined(cycles=CYCLES[:1], num_bands=1).saddles[0, 2]
 
 
 def test_a_band_that_diverges_falls_back_to_the_line():

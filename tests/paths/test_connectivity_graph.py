@@ -85,6 +85,15 @@ def test_the_highest_edge_of_the_tree_is_replaced_first():
     assert spanning_tree(saddles) == [(0, 1), (1, 2)]
 
 
+def test_of_several_edges_the_highest_goes():
+    saddles = np.full((4, 4), NAN)
+    for edge, height in {(0, 1): 1.0, (0, 2): 5.0, (0, 3): 3.0}.items():
+        saddles[edge] = saddles[edge[::-1]] = height
+    # Of 2, to the deepest of the others that has not been tried; not 1 to 3.
+    assert next_edge(np.array([0.0, 3.0, 1.0, 2.0]), saddles) == (2, 3)
+    assert next_edge(np.array([0.0, 2.0, 1.0, 3.0]), saddles) == (1, 2)
+
+
 def test_of_an_unlucky_pair_another_way_is_tried():
     saddles = np.full((3, 3), NAN)
     saddles[0, 1] = saddles[1, 0] = np.inf

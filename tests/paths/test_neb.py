@@ -22,6 +22,7 @@ from toy_potentials import (
 
 from landscape.errors import RequestError
 from landscape.objective import Objective
+from landscape.paths.band import tangents
 from landscape.paths.neb import neb
 from landscape.paths.potential import FunctionPotential
 
@@ -169,6 +170,14 @@ def test_the_same_seed_gives_the_same_band(solutions):
     pivots = [banded(solutions, batch_size=16, steps=10, seed=seed).pivots for seed in (1, 1, 2)]
     assert torch.equal(pivots[0], pivots[1])
     assert not torch.equal(pivots[0], pivots[2])
+
+
+def test_the_forces_are_those_of_all_the_data(solutions):
+    found = banded(solutions, batch_size=7, steps=5)
+    gradients = torch.stack([solutions[0].gradient(pivot) for pivot in found.pivots])
+    along = tangents(found.pivots, torch.as_tensor(found.pivot_losses))
+    across = gradients[1:-1] - (gradients[1:-1] * along).sum(1, keepdim=True) * along
+    np.testing.assert_allclose(found.forces[1:-1], across.norm(dim=1).numpy())
 
 
 def test_decay_is_no_part_of_the_losses_that_are_reported(solutions):

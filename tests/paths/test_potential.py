@@ -127,7 +127,10 @@ def test_the_model_is_left_as_it_was():
     model = network("norm").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     held = Objective(model, (INPUTS, TARGETS), "cross_entropy")
-    ObjectivePotential(held, seed=0).gradients(points(2, "norm"), 0)
+    kept = {name: buffer.clone() for name, buffer in held.buffers.items()}
+    for step in (0, None):
+        ObjectivePotential(held, seed=0).gradients(points(2, "norm"), step)
+    assert all(torch.equal(buffer, kept[name]) for name, buffer in held.buffers.items())
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 

@@ -63,6 +63,15 @@ def test_decay_pulls_across_the_band_only():
     assert forces.tolist() == pytest.approx([0, 0.5, 0.5, 0.5, 0])
 
 
+def test_the_decay_has_a_share_in_what_counts_as_uphill():
+    # The slope rises along y, the decay falls by more: the corner's direction is the way back.
+    slope = FunctionPotential(lambda points: points[:, 1], 2)
+    corner = Band(point(3, 0, 2, 1, 0, 1).view(3, 2), torch.ones(2).double())
+    forces = Relaxation(0.1, weight_decay=2.0).forces(slope, Relaxation(0.1).run(slope, corner, 0))
+    # 9, 6, 2 along the band: the tangent is (-1, 1) / sqrt(2), the gradient (4, 3).
+    assert forces[1] == pytest.approx(7 / 2**0.5)
+
+
 @pytest.mark.parametrize("method", ["neb", "string"])
 def test_the_climbing_pivot_ends_where_the_whole_gradient_vanishes(method):
     relaxation = Relaxation(2e-4, method, climb=True)

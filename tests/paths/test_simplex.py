@@ -53,6 +53,14 @@ def test_the_first_connector_finds_a_way_around_the_hill():
     assert found.volume == pytest.approx(sum(lengths))
 
 
+def test_the_volume_has_no_share_in_the_first_connector_between_modes():
+    found = [
+        fit_simplex(RING, MODES, 1, steps=20, regularization=weight, seed=0).vertices
+        for weight in (0.0, 0.5)
+    ]
+    assert torch.equal(*found)
+
+
 def test_without_regularization_a_connector_stays_at_the_centroid_of_a_flat_land():
     flat = FunctionPotential(lambda p: 0 * p.sum(1), 4)
     found = fit_simplex(flat, MODES, 2, steps=5, regularization=0.0, seed=0)
