@@ -60,6 +60,7 @@ def test_it_is_the_sum_of_its_parts(family):
             expected = cka(first[layer], second[other])
             assert found.cross_layer_cka[index, column] == pytest.approx(expected, abs=1e-12)
     assert np.array_equal(found.weights.angle, weight_distances(objective, [a, b]).angle)
+    assert found.value("euclidean") == pytest.approx(float((a - b).norm()))
     predicted = [features["3"].argmax(1) for features in (first, second)]
     assert found.value("disagreement") == float((predicted[0] != predicted[1]).double().mean())
     accuracy = recalibrated.metrics(b)["accuracy"]
@@ -153,12 +154,13 @@ def test_scale_invariant_weights_are_found_and_compared(family):
 def test_layers_and_what_they_lack_are_said(family):
     objective, (a, b, _) = family
     assert compare(objective, a, b, layers=["1", "3"]).layers == ("1", "3")
-    objective.model.add_module("unused", nn.Linear(2, 2).double())
     model = network(0)
     model[0].add_module("unused", nn.ReLU())
     found = compare(objective_of(model), a, b)
     assert found.layers == ("0", "1", "2", "3")
     assert any("0.unused" in note for note in found.notes)
+    with pytest.raises(RequestError, match=r"'0.unused' has no output"):
+        compare(objective_of(model), a, b, layers=["0", "0.unused"])
 
 
 def test_a_layer_that_is_dead_has_no_cka_and_spoils_no_mean():
