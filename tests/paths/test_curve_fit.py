@@ -14,7 +14,7 @@ from torch import nn
 
 from landscape.errors import RequestError
 from landscape.objective import Objective
-from landscape.paths import curve_training
+from landscape.paths import curve_fit, curve_training
 from landscape.paths.curve_fit import CurveOptions, fit_curve
 from landscape.trainers.data.bundled import digits
 from landscape.trainers.models.convolutional import cnn
@@ -284,6 +284,24 @@ def test_an_interrupted_fit_goes_on_to_the_same_curve(
     same(fit_curve(objective, *ends, num=5, options=options), whole)
     assert seen == list(range(1, 13))  # no step was taken twice
     assert not path.exists()
+
+
+def test_a_kill_while_it_is_measured_costs_no_step(tmp_path, monkeypatch):
+    objective = objective_of()
+    ends, seen = ends_of(objective), []
+    whole = fit_curve(objective, *ends, num=5, options=CurveOptions(**FEW))
+    options = CurveOptions(
+        **FEW, state=tmp_path / "s", progress=lambda done, steps, message: seen.append(done)
+    )
+
+    def killed(*arguments, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(curve_fit, "curve", killed)
+        fit_curve(objective, *ends, num=5, options=options)
+    same(fit_curve(objective, *ends, num=5, options=options), whole)
+    assert seen == list(range(1, 13))
 
 
 def test_a_state_of_another_fit_is_refused(tmp_path, monkeypatch):
