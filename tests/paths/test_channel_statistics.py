@@ -90,3 +90,13 @@ def test_channels_are_dead_if_they_differ_by_rounding_alone(dtype):
     eps = torch.finfo(dtype).eps
     values = torch.tensor([[1.0, 0, 1e-3, 1], [1 + eps, 0, 1e-3, 1.001]], dtype=torch.float64)
     assert is_dead(Moments.of(values), dtype).tolist() == [True, True, True, False]
+
+
+def test_a_bias_that_two_layers_share_moves_neither():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)).double()
+    model[1].bias = model[0].bias
+    inputs = torch.ones(3, 6, dtype=torch.float64)
+    objective = Objective(model, (inputs, inputs), "mse")
+    layers, _ = channel_layers(objective, objective.theta)
+    assert [layer.weight for layer in layers] == ["0.weight", "1.weight"]
+    assert [layer.bias for layer in layers] == [None, None]
