@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from landscape.figures.alignment import alignment
 from landscape.figures.animation import animation
 from landscape.figures.barrier import barrier
 from landscape.figures.barrier_matrix import barrier_matrix
@@ -17,7 +18,10 @@ from landscape.figures.curve import curve
 from landscape.figures.density import density
 from landscape.figures.eigenvalues import eigenvalues
 from landscape.figures.line import line
+from landscape.figures.neb import neb
 from landscape.figures.plane import plane
+from landscape.figures.similarity import similarity
+from landscape.figures.soup import soup
 from landscape.figures.surface import surface
 from landscape.figures.topology import topology
 from landscape.figures.trajectory import trajectory
@@ -28,9 +32,9 @@ if TYPE_CHECKING:
 
     from landscape.result import Result
 
-__all__ = ["PROBES", "animation", "barrier", "barrier_matrix", "comparison", "curve"]
-__all__ += ["density", "eigenvalues", "for_record", "line", "plane", "surface", "topology"]
-__all__ += ["trajectory"]
+__all__ = ["PROBES", "alignment", "animation", "barrier", "barrier_matrix", "comparison", "curve"]
+__all__ += ["density", "eigenvalues", "for_record", "line", "neb", "plane", "similarity", "soup"]
+__all__ += ["surface", "topology", "trajectory"]
 
 _FIGURES: Mapping[str, Mapping[str, Callable[[Any], Figure]]] = {
     "eigenvalues": {"eigenvalues": eigenvalues},
@@ -43,6 +47,11 @@ _FIGURES: Mapping[str, Mapping[str, Callable[[Any], Figure]]] = {
     "barrier": {"barrier": barrier},
     "barrier_matrix": {"barrier_matrix": barrier_matrix},
     "curve": {"curve": curve},
+    "neb": {"neb": neb},
+    "similarity": {"similarity": similarity},
+    "alignment": {"alignment": alignment},
+    "soup": {"soup": soup},
+    "greedy_soup": {"greedy_soup": soup},
 }
 PROBES = tuple(_FIGURES)  # whose records are drawn
 

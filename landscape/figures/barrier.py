@@ -37,6 +37,7 @@ from landscape.figures.profiles import (
     mark_height,
     name_height,
     set_range,
+    used_panels,
     with_gaps,
 )
 from landscape.paths.heights import height
@@ -108,10 +109,10 @@ def barrier(
         height_ratios=(5, 4)[:rows],
         width_ratios=(2.4, 1) if origins else (1,),
     )
-    panels = _filled(axes[:, 0], len(metrics))
+    panels = used_panels(axes[:, 0], len(metrics))
     handles = _draw_metrics(panels, {"": data}, metrics)
     if origins:
-        for axis, draw in zip(_filled(axes[:, 1], len(origins)), origins, strict=True):
+        for axis, draw in zip(used_panels(axes[:, 1], len(origins)), origins, strict=True):
             draw(axis, data)
     write_caption(figure, _caption(data, metrics), handles)
     metric, definition = _asked(data)
@@ -160,16 +161,6 @@ def _asked(data: xr.Dataset) -> tuple[str, str]:
 
 def _metrics(data: xr.Dataset) -> list[str]:
     return [metric for metric in _METRICS if metric in data]
-
-
-def _filled(column: NDArray[Any], count: int) -> list[Axes]:
-    """The panels of a column that are used; a single one takes all of it."""
-    if count < len(column):
-        place = column[0].get_subplotspec()
-        column[0].set_subplotspec(column[0].get_gridspec()[:, place.colspan.start])
-        for axis in column[count:]:
-            axis.remove()
-    return list(column[:count])
 
 
 def _height(data: xr.Dataset, field: str, definition: str) -> tuple[float, float, str]:

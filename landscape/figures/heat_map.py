@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -58,6 +58,7 @@ def draw_cells(
         below: the colours' bar is under the axes.
     """
     from matplotlib.patches import Patch, Rectangle
+    from matplotlib.ticker import FuncFormatter
 
     mesh = axis.pcolormesh(
         np.where(np.isfinite(values), values, np.nan),
@@ -77,11 +78,16 @@ def draw_cells(
         mesh, cax=axis.inset_axes(place), orientation="horizontal" if below else "vertical"
     )
     bar.ax.tick_params(which="both", labelsize=SIZE - 1.5, colors=INK, length=2)
-    bar.formatter = lambda value, _: pretty(value)
+    bar.formatter = FuncFormatter(lambda value, _: pretty(value))
     bar.set_label(text, fontsize=SIZE - 0.5, color=INK)
     bar.outline.set_linewidth(0.6)
     absent = ~np.isfinite(values)
-    look = {"facecolor": _ABSENT, "edgecolor": GREY, "hatch": "////", "linewidth": 0.0}
+    look: dict[str, Any] = {
+        "facecolor": _ABSENT,
+        "edgecolor": GREY,
+        "hatch": "////",
+        "linewidth": 0.0,
+    }
     for row, column in np.argwhere(absent).tolist():
         axis.add_patch(Rectangle((column, row), 1, 1, **look))
     if absent.any():

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 __all__ = ["COLOURS", "data_names", "draw_absent", "draw_profile", "field_of", "mark_height"]
-__all__ += ["name_height", "set_range", "with_gaps"]
+__all__ += ["name_height", "set_range", "used_panels", "with_gaps"]
 
 # Of data sets or of paths: Okabe and Ito 2008.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
@@ -53,6 +53,16 @@ def with_gaps(values: Array) -> Array:
     return np.where(np.isfinite(values), values, np.nan)
 
 
+def used_panels(column: NDArray[Any], count: int) -> list[Axes]:
+    """The panels of a column of a sheet that are used; a single one takes all of it."""
+    if count < len(column):
+        place = column[0].get_subplotspec()
+        column[0].set_subplotspec(column[0].get_gridspec()[:, place.colspan.start])
+        for axis in column[count:]:
+            axis.remove()
+    return list(column[:count])
+
+
 def set_range(axis: Axes, values: Array, *, is_log: bool = False, is_named: bool = False) -> None:
     """Limits that hold the finite values.
 
@@ -63,7 +73,8 @@ def set_range(axis: Axes, values: Array, *, is_log: bool = False, is_named: bool
     low, high = finite.min(initial=np.inf), finite.max(initial=-np.inf)
     if is_log:
         log_axis(axis, "y", low, high)
-        axis.set_ylim(*10 ** np.asarray(widened(*np.log10([low, high]))))
+        bottom, top = widened(*np.log10([low, high]))
+        axis.set_ylim(10**bottom, 10 ** (top + _NAME_ROOM * (top - bottom) * is_named))
         return
     bottom, top = widened(low, high)
     axis.set_ylim(bottom, top + _NAME_ROOM * (top - bottom) * is_named)
