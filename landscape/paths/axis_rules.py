@@ -218,7 +218,7 @@ def _layer_norm(call: Call) -> list[Labels]:
     for along in call.tensors[1:]:
         for own, other in zip(inputs[kept:], call.labels(along), strict=True):
             tie(own, other)
-    _mixed_along(inputs, range(kept, len(inputs)))
+    # Units that stand beside are those of the moments, and depend on nothing that is missing there.
     moments = (*inputs[:kept], *[ONE] * (len(inputs) - kept))
     return [inputs, *[moments] * (len(call.outputs) - 1)]
 

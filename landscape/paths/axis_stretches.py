@@ -19,7 +19,6 @@ from landscape.paths.axis_labels import (
     cut,
     factor_units,
     find,
-    has_structure,
     length,
     refresh,
     split_at,
@@ -27,7 +26,7 @@ from landscape.paths.axis_labels import (
     whole,
 )
 
-__all__ = ["factor", "narrow", "split_all", "stacked", "stretches"]
+__all__ = ["factor", "narrow", "stacked", "stretches"]
 
 
 def factor(label: Label, outer_size: int) -> tuple[Label, Label]:
@@ -87,15 +86,6 @@ def stretches(label: Label, count: int) -> list[Label]:
         piece, rest = split_at(rest, each)
         found.append(piece)
     return found
-
-
-def split_all(label: Label, sizes: Sequence[int]) -> None:
-    """Split an axis into stretches of these sizes, so that what stands beside them may differ."""
-    units = _sole(label)
-    if units is None or units.is_plain or has_structure(units) or units.family:
-        return
-    if units.size <= MOST_SINGLE_ENTRIES or len(sizes) < units.size:
-        cut(units, sizes)
 
 
 def narrow(labels: Sequence[Label], dim: int, start: int, stop: int) -> tuple[Label, ...]:

@@ -25,7 +25,7 @@ from landscape.paths.axis_labels import (
     tie,
     whole,
 )
-from landscape.paths.axis_stretches import factor, narrow, split_all, stacked
+from landscape.paths.axis_stretches import factor, narrow, stacked
 
 __all__ = ["RULES", "SAME_ENTRIES"]
 
@@ -141,7 +141,6 @@ def _split(call: Call) -> list[Labels]:
     labels, dim = call.of("self"), call.dim()
     unbinds = call.name == "unbind"
     sizes = [1 if unbinds else out.shape[dim] for out in call.outputs]
-    split_all(labels[dim], sizes)
     found = []
     for stop, size in zip(accumulate(sizes), sizes, strict=True):
         taken = narrow(labels, dim, stop - size, stop)
@@ -153,7 +152,6 @@ def _split(call: Call) -> list[Labels]:
 def _glu(call: Call) -> list[Labels]:
     labels, dim = call.of("self"), call.dim()
     half = length(labels[dim]) // 2
-    split_all(labels[dim], [half, half])
     first, second = (narrow(labels, dim, start, start + half) for start in (0, half))
     for own, other in zip(first, second, strict=True):
         tie(own, other)

@@ -28,7 +28,6 @@ from landscape.paths.axis_labels import (
     fix,
     leaves,
     length,
-    tie,
     whole,
 )
 
@@ -111,9 +110,6 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         except Unfollowed:
             found = self._unfollowed(call)
         for tensor, labels in zip(outputs, found, strict=True):
-            if axis_rules.is_pointwise(call) and call.is_in_place:
-                for old, new in zip(self.of(tensor), labels, strict=True):
-                    tie(old, new)
             self.put(tensor, labels)
             self._look_at(tensor)
         return out

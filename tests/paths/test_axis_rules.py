@@ -248,9 +248,17 @@ def test_products_of_rows_with_each_other_tie_the_units_that_they_are_summed_ove
     check(model, VECTORS, [3, 4])
 
 
-def test_entries_that_meet_along_an_axis_tie_what_stands_beside_it():
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda heads: heads.softmax(1),
+        lambda heads: F.layer_norm(heads.mT, (3,)).mT,
+        lambda heads: heads / heads.norm(dim=1, keepdim=True),
+    ],
+)
+def test_entries_that_meet_along_an_axis_tie_what_stands_beside_it(operation):
     def forward(m, x):
-        return m.b(m.a(x).unflatten(-1, (3, 4)).softmax(1).flatten(1))
+        return m.b(operation(m.a(x).unflatten(-1, (3, 4))).flatten(1))
 
     model = Written(forward, a=nn.Linear(5, 12), b=nn.Linear(12, 2))
     check(model, VECTORS, [3, 4])

@@ -123,6 +123,19 @@ def test_a_tied_head_follows_the_embedding():
     assert spec.axes["positions"][1] == ()
 
 
+def test_rows_that_are_looked_up_stay_also_where_they_are_units():
+    def forward(m, tokens):
+        stream = m.tokens(tokens)
+        weights = (stream @ m.tokens.weight.T + m.bias).softmax(-1)
+        return m.head(stream + weights @ m.tokens.weight)
+
+    model = Written(
+        forward, tokens=nn.Embedding(11, 8), bias=nn.Parameter(torch.zeros(11)),
+        head=nn.Linear(8, 2),
+    )  # fmt: skip
+    check(model, TOKENS, [8])
+
+
 def test_tokens_and_channels_are_mixed():
     def forward(m, x):
         x = m.embed(x).flatten(2).mT

@@ -15,14 +15,14 @@ from tests.paths.followed import VECTORS, Written, small
 
 
 def test_the_model_is_left_as_it_was():
-    model = small().train()
+    model = Written(lambda m, x: m.net(x) + 0 * torch.rand(2), net=small()).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
     verify(model, permutation_spec(model, VECTORS), VECTORS)
     assert all(module.training for module in model.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
-    assert model[0].weight.dtype == torch.float32
+    assert model.net[0].weight.dtype == torch.float32
 
 
 def test_buffers_and_inputs_that_a_forward_pass_writes_to_are_kept():
@@ -153,9 +153,10 @@ def holds(seed, length):
     return not any("nothing was found" in note for note in notes)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_no_program_is_followed_wrongly(seed):
-    holds(seed, 6)
+# In the last, two axes are tied long after units that depended on either met in a product.
+@pytest.mark.parametrize(("seed", "length"), [*((seed, 6) for seed in range(8)), (152, 12)])
+def test_no_program_is_followed_wrongly(seed, length):
+    holds(seed, length)
 
 
 @pytest.mark.slow
