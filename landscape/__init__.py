@@ -31,19 +31,24 @@ if TYPE_CHECKING:
     from landscape.paths.barrier import barrier as barrier
     from landscape.paths.barrier_matrix import BarrierMatrix as BarrierMatrix
     from landscape.paths.barrier_matrix import barrier_matrix as barrier_matrix
+    from landscape.paths.connectivity import Connectivity as Connectivity
+    from landscape.paths.connectivity import connect as connect
     from landscape.paths.curve import Curve as Curve
     from landscape.paths.curve_fit import CurveOptions as CurveOptions
     from landscape.paths.curve_fit import fit_curve as fit_curve
+    from landscape.paths.merging import JointAlignment as JointAlignment
     from landscape.paths.merging import align_many as align_many
     from landscape.paths.neb import Neb as Neb
     from landscape.paths.neb import neb as neb
     from landscape.paths.permutations import PermutationSpec as PermutationSpec
     from landscape.paths.repair import repair as repair
+    from landscape.paths.repaired import Repaired as Repaired
     from landscape.paths.simplex import Simplex as Simplex
     from landscape.paths.simplex import fit_simplex as fit_simplex
     from landscape.paths.soup import greedy_soup as greedy_soup
     from landscape.paths.swa import swa as swa
     from landscape.paths.symmetries import permutation_spec as permutation_spec
+    from landscape.paths.task_vectors import task_arithmetic as task_arithmetic
     from landscape.paths.task_vectors import task_vector as task_vector
     from landscape.probing import Metrics as Metrics
     from landscape.probing import probe as probe
@@ -84,6 +89,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "connect": "landscape.paths.connectivity",
+    "Connectivity": "landscape.paths.connectivity",
+    "task_arithmetic": "landscape.paths.task_vectors",
+    "JointAlignment": "landscape.paths.merging",
+    "Repaired": "landscape.paths.repaired",
     "Alignment": "landscape.paths.alignment",
     "align": "landscape.paths.alignment",
     "Average": "landscape.paths.averaging",

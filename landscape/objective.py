@@ -271,12 +271,12 @@ class Objective:
         return term
 
     def buffers_at(self, theta: Tensor) -> dict[str, Tensor] | None:
-        """BatchNorm statistics of the whole data at theta; None unless that is the policy.
+        """BatchNorm statistics of the whole data at theta; None unless there are some to find.
 
         Means and unbiased variances are pooled over all values, whatever the batches' order. But
         each batch passes on its own statistics: behind a first BatchNorm their sizes are felt.
         """
-        if self.bn != "recalibrate":
+        if self.bn != "recalibrate" or not self._norms:
             return None
         pooled: dict[str, Moments] = {}
         with torch.no_grad():

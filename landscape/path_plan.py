@@ -22,7 +22,7 @@ _OPTIONS = {
     "barrier": ("num", "definition", "metric", "interpolation", "threshold", *_OF_ALL),
     "curve": ("curve", "num_bends", "curve_steps", *_OF_ALL),
     "neb": ("neb", "num_pivots", "neb_steps", *_OF_ALL),
-    "similarity": (*_OF_ALL[:1],),
+    "similarity": ("pool", "path_bn"),
     "soup": ("soup", *_OF_ALL),
     "alignment": (),
     "repair": _OF_ALL,
@@ -65,6 +65,9 @@ class PathPlan:
     neb_steps: int = option(1000, "of a band; of autoneb those of its first cycle", low=0)
     soup: Literal["uniform", "greedy"] = option(
         "uniform", "of weights; greedy chooses on the test data"
+    )
+    pool: Literal["none", "spatial", "tokens"] = option(
+        "none", "of features of similarity: spatial takes far less memory for images"
     )
     execution: Literal["auto", "loop", "batched", "compiled"] = option(
         "auto", "how points are evaluated"

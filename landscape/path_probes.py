@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -149,7 +150,7 @@ class PathProbes:
         return self._company.points(self._plan.towards)
 
     @property
-    def _method(self) -> str:
+    def _method(self) -> Literal["weights", "activations"]:
         return "weights" if self._plan.align == "none" else self._plan.align
 
     @cached_property
@@ -159,7 +160,7 @@ class PathProbes:
                 self._objective,
                 self._objective.theta,
                 theta,
-                self._method,  # type: ignore[arg-type]
+                self._method,
                 buffers=buffers,
                 seed=self._seed,
                 num_restarts=self._plan.num_restarts,
@@ -195,7 +196,7 @@ class PathProbes:
         plan, objective = self._plan, self._objective
         if len(points) == 1:
             return barrier(
-                objective, *self._thetas(points), num=plan.num, definition=plan.definition,
+                objective, objective.theta, points[0][0], num=plan.num, definition=plan.definition,
                 bn=plan.path_bn, metric=plan.metric, interpolation=plan.interpolation,
                 buffers=self._buffers(points), also=self._also, execution=plan.execution,
                 progress=progress,
@@ -215,19 +216,19 @@ class PathProbes:
             steps=plan.curve_steps, seed=self._seed, state=state, progress=progress
         )
         return fit_curve(
-            self._objective, *self._thetas(points), kind=plan.curve, num_bends=plan.num_bends,
-            bn=self._policy, also=self._also, options=options,
+            self._objective, self._objective.theta, points[0][0], kind=plan.curve,
+            num_bends=plan.num_bends, bn=self._policy, also=self._also, options=options,
         )  # fmt: skip
 
     def _neb(self, points: Sequence[Point], progress: Ticks) -> Result:
-        plan, ends = self._plan, self._thetas(points)
+        plan, (start, end) = self._plan, self._thetas(points)
         if plan.neb == "autoneb":
             return autoneb(
-                self._objective, *ends, steps=plan.neb_steps / _AUTONEB_STEPS, bn=self._policy,
+                self._objective, start, end, steps=plan.neb_steps / _AUTONEB_STEPS, bn=self._policy,
                 also=self._also, seed=self._seed, progress=progress,
             )  # fmt: skip
         return neb(
-            self._objective, *ends, num_pivots=plan.num_pivots, steps=plan.neb_steps,
+            self._objective, start, end, num_pivots=plan.num_pivots, steps=plan.neb_steps,
             method=plan.neb, bn=self._policy, also=self._also, seed=self._seed,
             progress=progress,
         )  # fmt: skip
@@ -238,6 +239,7 @@ class PathProbes:
             self._objective,
             dict(zip(self._names, self._thetas(points), strict=True)),
             buffers=self._buffers(points) if policy == "eval" else None,
+            pool=self._plan.pool,
             bn=policy,
             seed=self._seed,
             progress=progress,

@@ -26,8 +26,8 @@ class Result(ABC):
         notes: sentences for the reader, such as what was switched off for the products.
     """
 
-    settings: Mapping[str, object]
-    provenance: Mapping[str, object] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(repr=False)
+    provenance: Mapping[str, object] = field(default_factory=dict, repr=False)
     num_products: int = 0
     wall_time: float = 0.0
     notes: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from landscape.cli.console import print_json
-from landscape.cli.probe import json_object
+from landscape.cli.measuring import json_object
 from landscape.errors import RequestError
 from landscape.request import Source, open_checkpoint
 

@@ -151,15 +151,16 @@ def _neb(record: xr.Dataset) -> str:
 
 def _similarity(record: xr.Dataset) -> str:
     values = headline(record)
-    if "cka" not in values:
-        return f"{record.sizes['network']} networks, two by two"
-    words = [f"CKA {values['cka']:.4f} at the last layer, angle {values['angle'] / math.pi:.3f} pi"]
+    words = [f"CKA {values['cka']:.4f} on average over the layers"]
+    words.append(f"angle {values['angle'] / math.pi:.3f} pi")
     for name in ("disagreement", "error_overlap", "js_divergence"):
         if name in values:
-            low, high = values[f"{name}_low"], values[f"{name}_high"]
-            text = name.replace("_", " ").replace("js", "JS")
-            words.append(f"{text} {values[name]:.4g} [{low:.3g}, {high:.3g}]")
-    return ", ".join(words)
+            text = f"{name.replace('_', ' ').replace('js', 'JS')} {values[name]:.4g}"
+            if f"{name}_low" in values:  # of two networks
+                text += f" [{values[f'{name}_low']:.3g}, {values[f'{name}_high']:.3g}]"
+            words.append(text)
+    more = record.sizes["network"] > 2
+    return ", ".join([*words, f"over {record.sizes['network']} networks" if more else words.pop()])
 
 
 def _soup(record: xr.Dataset) -> str:

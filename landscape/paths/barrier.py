@@ -340,7 +340,7 @@ class _Line:
     def decomposition(self, highest: Height) -> Decomposition | None:
         if not math.isfinite(highest.value):
             return None
-        policy = self._objective.under("eval" if self._bn == "interpolate" else self._bn)  # type: ignore[arg-type]
+        policy = self._objective.under("eval" if self._bn == "interpolate" else self._bn)
         coefficients = self._coefficients(np.asarray([0, highest.alpha, 1.0]))
         thetas = self._chart.thetas(coefficients)
         if self._bn == "interpolate":

@@ -287,8 +287,8 @@ class _Lines:
         inner = len(self._alphas) - 2
         at_once = max(1, self.evaluator.points_at_a_time // inner)
         for start in range(0, len(pairs), at_once):
-            numbers = np.arange(start, min(len(pairs), start + at_once))
-            if self._ledger.done[numbers].all():
+            numbers = range(start, min(len(pairs), start + at_once))
+            if self._ledger.done[start : numbers.stop].all():
                 continue
             several = [pairs[number] for number in numbers]
             found = self.evaluator.at(self._coefficients(several))[""]
@@ -345,8 +345,8 @@ def _threshold(ends: Examples, metric: str, definition: str) -> Array | float:
     losses = ends.loss.numpy()
     means = (losses[:, None] + losses) / 2
     chance = chance_level(ends, metric)
-    room = means if math.isnan(chance) else chance - means
-    return _SHARE * np.maximum(np.abs(means) if math.isnan(chance) else room, 0.0)
+    room = np.abs(means) if math.isnan(chance) else chance - means
+    return np.asarray(_SHARE * np.maximum(room, 0.0))
 
 
 def _angles(points: Tensor) -> Array:

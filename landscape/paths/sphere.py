@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def scale_invariant_mask(objective: Objective) -> Tensor:
     """
     batch = next(iter(objective.batches))
     if isinstance(batch, Mapping):
-        inputs: object = {name: held for name, held in batch.items() if name not in TARGET_KEYS}
+        inputs: Any = {name: held for name, held in batch.items() if name not in TARGET_KEYS}
     else:
         inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
     names = set(scale_invariant_parameters(objective.model, inputs))

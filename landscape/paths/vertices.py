@@ -99,7 +99,7 @@ class Vertices(Chart):
         """
         found = points.new_empty(len(weights), points.shape[1])
         bases = (weights != 0).int().argmax(1)
-        for base in bases.unique().tolist():
+        for base in sorted(set(bases.tolist())):
             rows = bases == base
             scales = weights[rows].to(points)
             mixed = points[base].expand(len(scales), -1)
