@@ -59,7 +59,9 @@ def alignment(record: xr.Dataset | Alignment) -> Figure:
     figure, axes = sheet(1, 2, width=7.2, height=height + 0.9, width_ratios=(1.5, 1))
     handles = _draw_descents(axes[0, 0], data)
     _draw_moved(axes[0, 1], data)
-    write_caption(figure, _caption(data), handles)
+    # Of a stored record it is an attribute.
+    status = str(getattr(record, "status", "converged"))
+    write_caption(figure, _caption(data, status), handles)
     method = json.loads(str(data.attrs.get("settings", "{}"))).get("method", "weights")
     before, after = (pretty(float(data[f"distance_{when}"]), 4) for when in ("before", "after"))
     heading(figure, f"Alignment by {method}: distance {before} → {after}")
@@ -130,7 +132,7 @@ def _draw_moved(axis: Axes, data: xr.Dataset) -> None:
     label(axis, x="share of its units\nthat changed places", title="group (units)")
 
 
-def _caption(data: xr.Dataset) -> str:
+def _caption(data: xr.Dataset, status: str) -> str:
     reached = data["restart_similarity"].to_numpy()
     moved = pretty(100 * float(data["moved_share"]), 3)
     found = [
@@ -139,7 +141,6 @@ def _caption(data: xr.Dataset) -> str:
         f"{number(len(reached), 'descent')} reached {pretty(reached.min(), 5)}"
         + (f" to {pretty(reached.max(), 5)}" if len(reached) > 1 else ""),
     ]
-    status = str(data.attrs.get("status", "converged"))
     if status != "converged":
         found.append(status)
     text = "; ".join(found)

@@ -205,7 +205,7 @@ def _caption(data: xr.Dataset) -> str:
         f"the band is {pretty(float(data['length_ratio']), 3)} times as long",
     ]
     if data.sizes["cycle"] > 1:
-        found.append(f"{number(data.sizes['cycle'], 'cycle')} of steps, apart by lines")
+        found.append(f"{number(data.sizes['cycle'], 'cycle')} of steps, parted by lines")
     residual = float(data["residual"])
     tol = json.loads(str(data.attrs.get("settings", "{}"))).get("tol")
     if tol is not None and np.isfinite(residual):

@@ -14,7 +14,7 @@ from landscape.paths.alignment import Alignment
 HISTORIES = ((1.0, 5.0, 6.0), (0.5, 7.0), (-1.0, 3.0, 4.0, 4.5))
 
 
-def make(histories=HISTORIES, sizes=None, method="weights"):
+def make(histories=HISTORIES, sizes=None, method="weights", converged=True):
     sizes = {"conv": 4, "fc": 6} if sizes is None else sizes
     shares = np.linspace(1, 0.25, len(sizes))
     return Alignment(
@@ -26,7 +26,7 @@ def make(histories=HISTORIES, sizes=None, method="weights"):
         moved=dict(zip(sizes, shares.tolist(), strict=True)),
         similarities=tuple(history[-1] for history in histories),
         histories=histories,
-        converged=True,
+        converged=converged,
         distance_before=12.5,
         distance_after=3.25,
         state={},
@@ -79,11 +79,12 @@ def test_no_groups_are_drawn_without_a_warning(tmp_path):
 
 
 def test_a_stored_alignment_gives_the_same_figure(tmp_path):
-    record = make()
+    record = make(converged=False)
     (group,) = ls.save(tmp_path / "r.h5", record)
     direct = figures.alignment(record)
     stored = figures.alignment(store.read(tmp_path / "r.h5", group))
     assert caption(direct) == caption(stored)
+    assert "not converged: still better after 1 sweeps" in caption(direct)
     assert direct.get_suptitle() == stored.get_suptitle()
 
 
