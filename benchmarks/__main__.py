@@ -20,6 +20,7 @@ _BENCHMARKS = {
     "eigenvalues": "products, seconds and true error to the largest eigenvalues, beside the peers",
     "training": "networks trained together against one after another; the tick study, whole",
     "slices": "planes of the loss beside loss-landscapes and the point-by-point loop",
+    "paths": "barriers beside a loop that reloads its data; alignment, curves, REPAIR, exactness",
 }
 
 

@@ -29,7 +29,7 @@ def test_list_names_each_benchmark_on_a_line():
     done = benchmarks("--list")
     assert done.returncode == 0
     names = [line.split()[0] for line in done.stdout.splitlines()]
-    assert names == ["products", "eigenvalues", "training", "slices"]
+    assert names == ["products", "eigenvalues", "training", "slices", "paths"]
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,7 @@ def test_list_names_each_benchmark_on_a_line():
         (["product"], "products"),
         (["products", "--no-peers", "--models", "resnet2"], "resnet20"),
         (["slices", "--no-peers", "--parts", "exact"], "exactness"),
+        (["paths", "--no-peers", "--parts", "matchin"], "matching"),
     ],
 )
 def test_unknown_name_is_a_wrong_request_with_the_nearest_right_one(arguments, near):
@@ -54,6 +55,8 @@ def test_unknown_name_is_a_wrong_request_with_the_nearest_right_one(arguments, n
         ["products", "--no-peers", "--repeats", "0"],
         ["slices", "--no-peers", "--images", "1"],
         ["slices", "--no-peers", "--side", "2"],
+        ["paths", "--no-peers", "--solutions", "2"],
+        ["paths", "--no-peers", "--widths", "8,4"],
     ],
 )
 def test_wrong_arguments_exit_2_in_one_line(arguments):
