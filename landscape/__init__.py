@@ -10,6 +10,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from landscape.alignment.aligning import Alignment as Alignment
+    from landscape.alignment.aligning import align as align
+    from landscape.alignment.joint import JointAlignment as JointAlignment
+    from landscape.alignment.joint import align_many as align_many
+    from landscape.alignment.permutations import PermutationSpec as PermutationSpec
+    from landscape.alignment.symmetries import permutation_spec as permutation_spec
     from landscape.curvature.density import SpectralDensity as SpectralDensity
     from landscape.curvature.density import spectral_density as spectral_density
     from landscape.curvature.eigen import eigsh as eigsh
@@ -20,13 +26,17 @@ if TYPE_CHECKING:
     from landscape.curvature.trace import Estimate as Estimate
     from landscape.curvature.trace import trace as trace
     from landscape.errors import RequestError as RequestError
+    from landscape.merging.averaging import Average as Average
+    from landscape.merging.averaging import average as average
+    from landscape.merging.repair import repair as repair
+    from landscape.merging.repaired import Repaired as Repaired
+    from landscape.merging.soup import greedy_soup as greedy_soup
+    from landscape.merging.swa import swa as swa
+    from landscape.merging.task_vectors import task_arithmetic as task_arithmetic
+    from landscape.merging.task_vectors import task_vector as task_vector
     from landscape.objective import Objective as Objective
     from landscape.parameters import ParameterSpace as ParameterSpace
-    from landscape.paths.alignment import Alignment as Alignment
-    from landscape.paths.alignment import align as align
     from landscape.paths.autoneb import autoneb as autoneb
-    from landscape.paths.averaging import Average as Average
-    from landscape.paths.averaging import average as average
     from landscape.paths.barrier import Barrier as Barrier
     from landscape.paths.barrier import barrier as barrier
     from landscape.paths.barrier_matrix import BarrierMatrix as BarrierMatrix
@@ -36,20 +46,10 @@ if TYPE_CHECKING:
     from landscape.paths.curve import Curve as Curve
     from landscape.paths.curve_fit import CurveOptions as CurveOptions
     from landscape.paths.curve_fit import fit_curve as fit_curve
-    from landscape.paths.merging import JointAlignment as JointAlignment
-    from landscape.paths.merging import align_many as align_many
     from landscape.paths.neb import Neb as Neb
     from landscape.paths.neb import neb as neb
-    from landscape.paths.permutations import PermutationSpec as PermutationSpec
-    from landscape.paths.repair import repair as repair
-    from landscape.paths.repaired import Repaired as Repaired
     from landscape.paths.simplex import Simplex as Simplex
     from landscape.paths.simplex import fit_simplex as fit_simplex
-    from landscape.paths.soup import greedy_soup as greedy_soup
-    from landscape.paths.swa import swa as swa
-    from landscape.paths.symmetries import permutation_spec as permutation_spec
-    from landscape.paths.task_vectors import task_arithmetic as task_arithmetic
-    from landscape.paths.task_vectors import task_vector as task_vector
     from landscape.probing import Metrics as Metrics
     from landscape.probing import probe as probe
     from landscape.request import Plan as Plan
@@ -91,13 +91,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "connect": "landscape.paths.connectivity",
     "Connectivity": "landscape.paths.connectivity",
-    "task_arithmetic": "landscape.paths.task_vectors",
-    "JointAlignment": "landscape.paths.merging",
-    "Repaired": "landscape.paths.repaired",
-    "Alignment": "landscape.paths.alignment",
-    "align": "landscape.paths.alignment",
-    "Average": "landscape.paths.averaging",
-    "average": "landscape.paths.averaging",
+    "task_arithmetic": "landscape.merging.task_vectors",
+    "JointAlignment": "landscape.alignment.joint",
+    "Repaired": "landscape.merging.repaired",
+    "Alignment": "landscape.alignment.aligning",
+    "align": "landscape.alignment.aligning",
+    "Average": "landscape.merging.averaging",
+    "average": "landscape.merging.averaging",
     "Barrier": "landscape.paths.barrier",
     "barrier": "landscape.paths.barrier",
     "BarrierMatrix": "landscape.paths.barrier_matrix",
@@ -110,17 +110,17 @@ _HOMES = {
     "autoneb": "landscape.paths.autoneb",
     "fit_simplex": "landscape.paths.simplex",
     "Simplex": "landscape.paths.simplex",
-    "greedy_soup": "landscape.paths.soup",
-    "swa": "landscape.paths.swa",
-    "repair": "landscape.paths.repair",
-    "PermutationSpec": "landscape.paths.permutations",
-    "permutation_spec": "landscape.paths.symmetries",
+    "greedy_soup": "landscape.merging.soup",
+    "swa": "landscape.merging.swa",
+    "repair": "landscape.merging.repair",
+    "PermutationSpec": "landscape.alignment.permutations",
+    "permutation_spec": "landscape.alignment.symmetries",
     "cka": "landscape.similarity.cka",
     "compare": "landscape.similarity.comparing",
     "compare_family": "landscape.similarity.comparing",
     "Similarity": "landscape.similarity.comparison",
-    "task_vector": "landscape.paths.task_vectors",
-    "align_many": "landscape.paths.merging",
+    "task_vector": "landscape.merging.task_vectors",
+    "align_many": "landscape.alignment.joint",
     "Eigenpairs": "landscape.curvature.eigenpairs",
     "Estimate": "landscape.curvature.trace",
     "HessianOperator": "landscape.curvature.hessian",

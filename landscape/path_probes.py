@@ -11,21 +11,21 @@ from typing import Literal
 from safetensors.torch import save_file
 from torch import Tensor
 
+from landscape.alignment.aligning import Alignment, align
 from landscape.atomic import appearing
 from landscape.company import Company, Point
 from landscape.errors import RequestError
 from landscape.fingerprint import fingerprint
+from landscape.merging.averaging import average
+from landscape.merging.repair import repair
+from landscape.merging.soup import greedy_soup
 from landscape.objective import BatchNormPolicy, Objective
 from landscape.path_plan import PathPlan
-from landscape.paths.alignment import Alignment, align
 from landscape.paths.autoneb import autoneb
-from landscape.paths.averaging import average
 from landscape.paths.barrier import barrier
 from landscape.paths.barrier_matrix import barrier_matrix
 from landscape.paths.curve_fit import CurveOptions, fit_curve
 from landscape.paths.neb import neb
-from landscape.paths.repair import repair
-from landscape.paths.soup import greedy_soup
 from landscape.result import Result
 from landscape.similarity.comparing import compare_family
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,12 +14,15 @@ from landscape.errors import RequestError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
 
     from landscape.store import Results
 
 __all__ = ["animate", "draw", "plot"]
 
 _BY = "recipe.learning_rate"
+_OF_ALIGNMENT = ("align", "num_restarts")
 
 
 def plot(
@@ -60,7 +65,10 @@ def draw(files: list[Path], *, out: Path | None, by: str, suffix: str) -> list[P
     _make_folder(out)
     for probe in figures.PROBES:
         for path, record in results.dataset(probe):
-            for name, figure in figures.for_record(probe, record).items():
+            drawn = figures.for_record(probe, record)
+            if probe == "barrier":
+                drawn = _barriers(path, record)
+            for name, figure in drawn.items():
                 target = (out or path.parent) / f"{path.stem}-{name}.{suffix}"
                 figure.savefig(target, dpi=150)
                 written.append(target)
@@ -73,6 +81,28 @@ def draw(files: list[Path], *, out: Path | None, by: str, suffix: str) -> list[P
             f"{', '.join(figures.PROBES)}. {advice}"
         )
     return written
+
+
+def _barriers(path: Path, newest: xr.Dataset) -> dict[str, Figure]:
+    """The newest barrier of a file; where an alignment was asked for, that before and after it."""
+    from landscape import figures, store
+
+    def pair(settings: Mapping[str, object]) -> dict[str, object]:
+        return {name: value for name, value in settings.items() if name not in _OF_ALIGNMENT}
+
+    own = json.loads(newest.attrs["settings"])
+    before, after = newest, {}
+    for info in store.records(path):  # oldest first: a newer one takes its place
+        if info.probe != "barrier" or pair(info.settings) != pair(own):
+            continue
+        if "align" in info.settings:
+            after[f"aligned by {info.settings['align']}"] = store.read(path, info.group)
+        else:
+            before = store.read(path, info.group)
+    found = {"barrier": figures.barrier(before)}
+    if after and "align" not in json.loads(before.attrs["settings"]):
+        found["barrier-aligned"] = figures.barrier(before, others=after)
+    return found
 
 
 def _compared(

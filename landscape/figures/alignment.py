@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from landscape.paths.alignment import Alignment
+    from landscape.alignment.aligning import Alignment
 
 __all__ = ["alignment"]
 

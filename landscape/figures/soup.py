@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from landscape.paths.averaging import Average
-    from landscape.paths.soup import Soup
+    from landscape.merging.averaging import Average
+    from landscape.merging.soup import Soup
 
     Array = NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""Paths between solutions: barriers, curves, elastic bands, simplices; alignment and repair.
+"""Paths between solutions: barriers and matrices of them, curves, elastic bands, simplices.
 
-Nothing is imported here: each page says what it holds.
+`vertices` says which points lie on a path, `examples` evaluates them example by example.
 """

@@ -100,7 +100,7 @@ class BarrierMatrix(Result):
         """
         heights = self._separation.copy()
         np.fill_diagonal(heights, 0.0)
-        if not np.isfinite(heights).all() or len(heights) < 2:
+        if not (np.isfinite(heights).all() and (heights >= 0).all()):
             return None
         return np.asarray(linkage(squareform(heights, checks=False), "single"))
 

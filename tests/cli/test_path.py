@@ -190,3 +190,16 @@ def test_paths_and_other_probes_of_several_checkpoints_go_together(run, pair):
     assert done.code == 0
     probes = [[record["probe"] for record in one["records"]] for one in done.json]
     assert probes == [["metrics", "barrier"], ["metrics"], ["metrics"]]
+
+
+def test_barriers_before_and_after_an_alignment_are_drawn_together(run, pair):
+    run("path", *pair[:2], *FEW, "--align", "weights")
+    done = run("plot", pair[0].with_suffix(".h5"))
+    drawn = {line.rpartition("/")[2] for line in done.out.splitlines()}
+    assert {"a-barrier.png", "a-barrier-aligned.png"} <= drawn
+
+
+def test_one_barrier_is_drawn_by_itself(run, pair):
+    run("path", *pair[:2], *FEW)
+    drawn = run("plot", pair[0].with_suffix(".h5")).out.splitlines()
+    assert [line.rpartition("/")[2] for line in drawn] == ["a-barrier.png"]

@@ -8,8 +8,8 @@ import torch
 
 import landscape as ls
 from landscape import figures, store
+from landscape.alignment.aligning import Alignment
 from landscape.errors import RequestError
-from landscape.paths.alignment import Alignment
 
 HISTORIES = ((1.0, 5.0, 6.0), (0.5, 7.0), (-1.0, 3.0, 4.0, 4.5))
 

@@ -11,8 +11,8 @@ import torch
 import landscape as ls
 from landscape import figures, store
 from landscape.errors import RequestError
-from landscape.paths.averaging import Average, Comparison
-from landscape.paths.soup import Soup
+from landscape.merging.averaging import Average, Comparison
+from landscape.merging.soup import Soup
 
 LOSSES = np.array([0.5, 0.7, 0.9])
 OWN = Comparison(

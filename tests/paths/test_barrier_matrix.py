@@ -156,6 +156,15 @@ def test_under_mode_connectivity_what_is_below_zero_separates(matrix):
     assert found.basins.tolist() == [0, 0, 0, 1]
 
 
+def test_a_valley_has_no_place_in_a_dendrogram(matrix):
+    values = -np.array(CHAIN)
+    values[0, 1] = values[1, 0] = 0.3
+    found = replace(with_values(matrix, values), definition="mode_connectivity")
+    assert found.linkage is None
+    assert found.basins.tolist() == [0, 0, 0, 1]
+    assert "bottleneck" not in found.to_dataset()
+
+
 def test_the_threshold_is_two_per_cent_of_what_is_gained_over_chance(family, matrix):
     objective, thetas = family
     one = barrier(objective, thetas[0], thetas[2], num=7)
