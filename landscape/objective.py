@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Literal
@@ -86,6 +86,7 @@ class Objective:
         self.space = ParameterSpace(self.model, params, dtype=dtype)
         self.device = torch.device(device) if device is not None else self.space.device
         self.bn: BatchNormPolicy = bn
+        self._under: dict[BatchNormPolicy, Objective] = {}  # the same under other policies
         self._norms = {
             name: module
             for name, module in self.model.named_modules()
@@ -270,17 +271,22 @@ class Objective:
         term: Term = functional_call(bound, swapped, (evaluate,))
         return term
 
-    def buffers_at(self, theta: Tensor) -> dict[str, Tensor] | None:
+    def buffers_at(
+        self, theta: Tensor, batches: Iterable[object] | None = None
+    ) -> dict[str, Tensor] | None:
         """BatchNorm statistics of the whole data at theta; None unless there are some to find.
 
         Means and unbiased variances are pooled over all values, whatever the batches' order. But
         each batch passes on its own statistics: behind a first BatchNorm their sizes are felt.
+
+        Args:
+            batches: the very batches of the data, in another layout of memory.
         """
         if self.bn != "recalibrate" or not self._norms:
             return None
         pooled: dict[str, Moments] = {}
         with torch.no_grad():
-            for batch in self.batches:
+            for batch in self.batches if batches is None else batches:
                 for name, moments in self.moments(self._split(theta), batch).items():
                     pooled[name] = moments if name not in pooled else pooled[name] + moments
         return self.statistics(pooled)
@@ -331,11 +337,15 @@ class Objective:
             raise unknown_choice("BatchNorm policy", str(bn), _POLICIES)
         if bn == self.bn:
             return self
+        if bn in self._under:
+            return self._under[bn]
         other = copy.copy(self)
         other.bn = bn
+        other._under = {}
         other._scratch = {name: buffer.clone() for name, buffer in self._buffers.items()}
         with preflight.batches_of_one_explained(bn):
-            other.value = other.loss()
+            other.value = other.loss() if self._norms else self.value
+        self._under[bn] = other
         return other
 
     def _fresh_buffers(self) -> dict[str, Tensor]:

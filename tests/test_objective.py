@@ -524,3 +524,27 @@ def test_provenance_tells_parameters_data_and_loss_apart():
     for key, objective in changed.items():
         assert objective.provenance()[key] != base[key], key
     assert Objective(network(), (X, Y)).provenance() == base
+
+
+def test_another_policy_is_found_out_once_and_shares_nothing_that_changes():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    inputs, targets = torch.randn(8, 3), torch.arange(8) % 2
+    objective = Objective(model, (inputs, targets))
+    batch = objective.under("batch")
+    assert objective.under("batch") is batch
+    assert batch.under("eval").value == objective.value
+    assert batch.under("recalibrate").bn == "recalibrate"
+    assert objective.bn == "eval"
+
+
+def test_without_batch_norm_another_policy_costs_no_pass():
+    model = nn.Linear(3, 2)
+    objective = Objective(model, (torch.randn(8, 3), torch.arange(8) % 2))
+    count = []
+    handle = model.register_forward_hook(lambda *_: count.append(None))
+    other = objective.under("recalibrate")
+    assert other.value == objective.value
+    assert other.buffers_at(objective.theta) is None
+    handle.remove()
+    assert not count

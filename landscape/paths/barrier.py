@@ -343,12 +343,7 @@ class _Line:
         policy = self._objective.under("eval" if self._bn == "interpolate" else self._bn)
         coefficients = self._coefficients(np.asarray([0, highest.alpha, 1.0]))
         thetas = self._chart.thetas(coefficients)
-        if self._bn == "interpolate":
-            mixed = self._chart.buffers(coefficients, policy.buffers)
-            held = [{name: rows[index] for name, rows in mixed.items()} for index in range(3)]
-        with policy.evaluation(), torch.no_grad():
-            if self._bn != "interpolate":
-                held = [policy.buffers_at(theta) or {} for theta in thetas]
+        held = [self.evaluator.buffers(point) for point in coefficients]
         return decompose(policy, list(thetas), highest.alpha, held)
 
 

@@ -221,9 +221,9 @@ def barrier_matrix(
     pairs = list(combinations(range(len(names)), 2))
     request = {"provenance": objective.provenance(), **settings}
     ledger = Ledger(len(pairs), request, state)
-    lines = _Lines(objective, chart, num, bn, execution, ledger)
+    lines = _Lines(objective, chart, pairs, num, bn, execution, ledger)
     try:
-        lines.measure(pairs, definition, metric, progress)
+        lines.measure(definition, metric, progress)
     finally:
         ledger.write()
     ledger.remove()
@@ -256,17 +256,19 @@ class _Lines:
         self,
         objective: Objective,
         chart: Vertices,
+        pairs: Sequence[tuple[int, int]],
         num: int,
         bn: BatchNormMode,
         execution: ExecutionName | Execution,
         ledger: Ledger,
     ) -> None:
-        self._chart, self._ledger = chart, ledger
+        self._chart, self._pairs, self._ledger = chart, pairs, ledger
         self._alphas = np.linspace(0, 1, num)
         if ledger.execution is not None:
             execution = Execution(**ledger.execution)  # type: ignore[arg-type]
-        sample = self._coefficients([(0, 1)])
-        self.evaluator = PathEvaluator(objective, chart, sample, bn=bn, execution=execution)
+        # The trial sees them all: how much there is decides how long it may search.
+        every = self._coefficients(pairs)
+        self.evaluator = PathEvaluator(objective, chart, every, bn=bn, execution=execution)
         ledger.execution = dict(vars(self.evaluator.execution))
         vertices = torch.eye(len(chart.points), dtype=torch.float64)
         self.ends = self.evaluator.at(chart.coefficients(vertices))[""]
@@ -279,11 +281,11 @@ class _Lines:
 
     def measure(
         self,
-        pairs: Sequence[tuple[int, int]],
         definition: str,
         metric: str,
         progress: Callable[[int, int, str], None] | None,
     ) -> None:
+        pairs = self._pairs
         inner = len(self._alphas) - 2
         at_once = max(1, self.evaluator.points_at_a_time // inner)
         for start in range(0, len(pairs), at_once):

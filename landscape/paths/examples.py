@@ -231,6 +231,7 @@ class PathEvaluator:
             # At a place the statistics are there already: those of the objective's own data.
             own = other.under("eval" if policy == "recalibrate" else policy)
             self._runners[name] = self._runner(own, main)
+        self._statistics: dict[tuple[float, ...], dict[str, Tensor]] = {}
         self._parts = {name: _parts(runner) for name, runner in self._runners.items()}
 
     def _runner(self, objective: Objective, main: Objective) -> Runner:
@@ -257,9 +258,20 @@ class PathEvaluator:
                 places = [
                     self._main.place(chunk) for chunk in torch.split(several, self.execution.chunk)
                 ]
+            for place in places:
+                self._remember(place)
             for name in self._runners:
                 pieces[name] += self._sums(name, places)
         return {name: self._examples(name, found) for name, found in pieces.items()}
+
+    def buffers(self, coefficients: Tensor) -> dict[str, Tensor]:
+        """Buffers by name that belonged to a point (k,) which was evaluated; empty for the own."""
+        return self._statistics[tuple(coefficients.tolist())]
+
+    def _remember(self, place: Place) -> None:
+        for index, coefficients in enumerate(place.coefficients.tolist()):
+            held = {name: buffer[index] for name, buffer in place.buffers.items()}
+            self._statistics[tuple(coefficients)] = held
 
     def _sums(self, name: str, places: Sequence[Place]) -> list[list[Sums]]:
         """What each part adds at each place: of each place, a list over the parts."""
@@ -300,4 +312,4 @@ class PathEvaluator:
 
 def _parts(runner: Runner) -> list[Part]:
     with runner.running():
-        return runner.released(runner.parts())
+        return runner.released(runner.parts(recalibrated=False))

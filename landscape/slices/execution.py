@@ -6,7 +6,7 @@ Whatever is chosen, the numbers are those of `Objective.term` at each point but 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -128,6 +128,7 @@ class Runner:
         self._compiled, self._order = compiled, order
         self._first = first_layer if execution.reuse else None
         self._held: list[tuple[object, int]] | None = None
+        self._own: list[object] | None = None  # those of the objective, channels last
         if self._fits():
             self._held = list(self._laid_out())
         if order is not None and not can_resize(objective):
@@ -256,10 +257,17 @@ class Runner:
         try:
             if self.execution.mode == "batched":
                 return self._recalibrated_at_once(thetas)
-            found = [objective.buffers_at(theta) or {} for theta in thetas]
+            batches = self._own_batches()
+            found = [objective.buffers_at(theta, batches) or {} for theta in thetas]
             return {name: torch.stack([one[name] for one in found]) for name in found[0]}
         finally:
             self._take_over()
+
+    def _own_batches(self) -> Iterable[object] | None:
+        """The objective's own batches in the memory format of the execution."""
+        if self.execution.channels_last and self._own is None and self._fits():
+            self._own = [map_tensors(_channels_last, one) for one in self.objective.batches]
+        return self._own
 
     def _recalibrated_at_once(self, thetas: Tensor) -> dict[str, Tensor]:
         objective = self.objective
@@ -281,13 +289,15 @@ class Runner:
                 pooled[name] = pooled[name] + own if name in pooled else own
         return objective.statistics(pooled)
 
-    def parts(self, limit: int | None = None) -> list[Part]:
+    def parts(self, limit: int | None = None, *, recalibrated: bool = True) -> list[Part]:
         """The parts with what is known of them at the center: one pass over the data.
 
         Args:
             limit: examples that are enough; the parts that hold them.
+            recalibrated: whether the losses there count, and not the targets and weights alone.
         """
-        place = self.place(torch.zeros(1, self.chart.num_axes, dtype=torch.float64))
+        origin = torch.zeros(1, self.chart.num_axes, dtype=torch.float64)
+        place = self.place(origin) if recalibrated else Place(origin, self.chart.thetas(origin), {})
         found, seen = [], 0
         plain = {name: buffer[0] for name, buffer in place.buffers.items()}
         blocks = self.objective.space.split(place.thetas[0])

@@ -216,3 +216,17 @@ def test_wrong_requests_are_explained(objective):
         evaluated(objective, "eval", also={"test": linear})
     with pytest.raises(RequestError, match="metric"):
         evaluated(objective, "eval")[""].values("acuracy")
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
+def test_statistics_of_an_evaluated_point_are_kept(objective, execution):
+    chart = Vertices.of(objective, [objective.theta, other(objective)])
+    coefficients = chart.coefficients(line_weights(ALPHAS))
+    evaluator = PathEvaluator(objective, chart, coefficients, execution=execution)
+    evaluator.at(coefficients)
+    fresh = objective.under("recalibrate")
+    for point, theta in zip(coefficients, chart.thetas(coefficients), strict=True):
+        kept, expected = evaluator.buffers(point), fresh.buffers_at(theta)
+        assert kept.keys() == expected.keys()
+        for name, buffer in expected.items():
+            torch.testing.assert_close(kept[name], buffer, rtol=1e-12, atol=1e-12)

@@ -409,6 +409,7 @@ def test_the_cost_does_not_grow_with_the_number_of_points():
     handle = objective.model.register_forward_hook(lambda *_: count.append(None))
     costs = []
     direction = random_directions(objective, 1)[0]
+    line(objective, direction, 3)  # what is known of the objective after a first slice is kept
     for num in (3, 30):
         for measured in (True, False):
             count.clear()
