@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -140,8 +141,8 @@ class PathProbes:
         try:
             with appearing(path) as temporary:
                 save_file(tensors, temporary, {"format": "pt"})
-        except OSError as error:
-            raise RequestError(f"cannot write {path}: {error.strerror or error}.") from error
+        except (OSError, SafetensorError) as error:
+            raise RequestError(f"cannot write {path}: {error}.") from error
 
     # -- the other checkpoints ----------------------------------------------------------------
 

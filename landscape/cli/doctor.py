@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from landscape.cli.console import print_json
-from landscape.cli.measuring import json_object
+from landscape.cli.measuring import source_of
 from landscape.errors import RequestError
 from landscape.request import Source, open_checkpoint
 
@@ -35,13 +35,7 @@ def doctor(
     """Check the installation, and that a checkpoint can be measured: exit code 1 if not."""
     checks = [*_packages(), *_machine()]
     if checkpoint is not None:
-        source = Source(
-            model=model,
-            data=data,
-            loss=loss,
-            model_arguments=json_object(model_args, "--model-args"),
-            data_arguments=json_object(data_args, "--data-args"),
-        )
+        source = source_of(model, model_args, data, data_args, loss)
         checks += _trial(checkpoint, source)
     good = all(passed for passed, _, _ in checks)
     if as_json:

@@ -20,7 +20,7 @@ from landscape.slice_plan import SLICE_PROBES
 if TYPE_CHECKING:
     from landscape.probing import Outcome
 
-__all__ = ["MeasuringOptions", "json_object", "measure"]
+__all__ = ["MeasuringOptions", "json_object", "measure", "source_of"]
 
 _SHOWN_SECONDS = 0.05
 # What is noted on the objective stands under the metrics; these have doubts of their own.
@@ -159,6 +159,26 @@ def _report(outcome: Outcome, target: Path) -> dict[str, Any]:
     # Everything but long curves: a program reads those from the file.
     values = {str(n): v.values for n, v in record.data_vars.items() if v.size <= 64}
     return report | {"group": outcome.group, "status": status, "values": values}
+
+
+def source_of(
+    model: str | None,
+    model_args: str | None,
+    data: str | None,
+    data_args: str | None,
+    loss: str | None,
+    *,
+    unsafe_load: bool = False,
+) -> Source:
+    """Where model, data and loss come from, as the options of these names say it."""
+    return Source(
+        model=model,
+        data=data,
+        loss=loss,
+        model_arguments=json_object(model_args, "--model-args"),
+        data_arguments=json_object(data_args, "--data-args"),
+        unsafe_load=unsafe_load,
+    )
 
 
 def json_object(text: str | None, option: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from landscape.cli.console import print_json
-from landscape.cli.measuring import MeasuringOptions, json_object, measure
+from landscape.cli.measuring import MeasuringOptions, json_object, measure, source_of
 from landscape.cli.options import chosen, with_options
 from landscape.errors import RequestError, unknown_choice
 from landscape.path_plan import PATH_PROBES, PathPlan
@@ -67,14 +67,7 @@ def path(
     permuted first, and the barrier is measured before and after.
     """
     plan = made(PathPlan, chosen(PathPlan, given))
-    source = Source(
-        model=model,
-        data=data,
-        loss=loss,
-        model_arguments=json_object(model_args, "--model-args"),
-        data_arguments=json_object(data_args, "--data-args"),
-        unsafe_load=unsafe_load,
-    )
+    source = source_of(model, model_args, data, data_args, loss, unsafe_load=unsafe_load)
     options = MeasuringOptions(
         out=out,
         force=force,
@@ -122,14 +115,7 @@ def align(
     """Permute the units of B so that its weights come close to those of A; its function is kept."""
     chosen_options = {"align": method, "num_restarts": num_restarts}
     plan = made(PathPlan, chosen_options)
-    source = Source(
-        model=model,
-        data=data,
-        loss=loss,
-        model_arguments=json_object(model_args, "--model-args"),
-        data_arguments=json_object(data_args, "--data-args"),
-        unsafe_load=unsafe_load,
-    )
+    source = source_of(model, model_args, data, data_args, loss, unsafe_load=unsafe_load)
     options = MeasuringOptions(force=force, as_json=as_json)
     raise typer.Exit(_carry_out([a, b], source, plan, ("alignment",), options, save, seed))
 
@@ -147,6 +133,8 @@ def _carry_out(
     if len(members) < 2:
         raise RequestError("a path is between checkpoints: name two, such as landscape path A B.")
     plan = replace(plan, towards=tuple(members[1:]))
+    if save is not None and not save.parent.is_dir():
+        raise RequestError(f"no folder {str(save.parent)!r} to write {save.name} in. Make it.")
     if save is not None:
         probes = tuple(dict.fromkeys(("alignment", *probes)))
     whole = Plan(probes=probes, seed=seed, paths=plan)

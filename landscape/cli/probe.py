@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from landscape.cli.console import print_json
-from landscape.cli.measuring import MeasuringOptions, json_object, measure
+from landscape.cli.measuring import MeasuringOptions, json_object, measure, source_of
 from landscape.cli.options import chosen, with_options
 from landscape.path_plan import PATH_PROBES, PathPlan
-from landscape.request import DEFAULT_PROBES, NUM_PAIRS, PROBES, Plan, Source
+from landscape.request import DEFAULT_PROBES, NUM_PAIRS, PROBES, Plan
 from landscape.slice_plan import SLICE_PROBES, SlicePlan
 from landscape.trainers.options import made
 
@@ -128,14 +128,7 @@ def probe(
     }
     assert asked.keys() == {field.name for field in fields(Plan)}
     plan = Plan(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
-    source = Source(
-        model=model,
-        data=data,
-        loss=loss,
-        model_arguments=json_object(model_args, "--model-args"),
-        data_arguments=json_object(data_args, "--data-args"),
-        unsafe_load=unsafe_load,
-    )
+    source = source_of(model, model_args, data, data_args, loss, unsafe_load=unsafe_load)
     options = MeasuringOptions(
         out=out,
         force=force,

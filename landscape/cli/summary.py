@@ -159,8 +159,9 @@ def _similarity(record: xr.Dataset) -> str:
             if f"{name}_low" in values:  # of two networks
                 text += f" [{values[f'{name}_low']:.3g}, {values[f'{name}_high']:.3g}]"
             words.append(text)
-    more = record.sizes["network"] > 2
-    return ", ".join([*words, f"over {record.sizes['network']} networks" if more else words.pop()])
+    if record.sizes["network"] > 2:
+        words.append(f"on average over the pairs of {record.sizes['network']} networks")
+    return ", ".join(words)
 
 
 def _soup(record: xr.Dataset) -> str:

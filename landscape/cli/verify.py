@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from landscape.cli.console import fail, print_json
-from landscape.cli.measuring import json_object
+from landscape.cli.measuring import source_of
 from landscape.errors import RequestError
-from landscape.request import Source, load_objective
+from landscape.request import load_objective
 
 if TYPE_CHECKING:
     from landscape.objective import BatchNormPolicy
@@ -47,14 +47,7 @@ def verify(
         raise RequestError(
             f"{file} holds no line, plane or grid. Measure one: landscape probe CKPT --probe plane."
         )
-    source = Source(
-        model=model,
-        data=data,
-        loss=loss,
-        model_arguments=json_object(model_args, "--model-args"),
-        data_arguments=json_object(data_args, "--data-args"),
-        unsafe_load=unsafe_load,
-    )
+    source = source_of(model, model_args, data, data_args, loss, unsafe_load=unsafe_load)
     path = checkpoint or _beside(file)
     reports, wrong = [], False
     for info in held:

@@ -239,7 +239,7 @@ def _notes(layers: Sequence[ChannelLayer], left_out: Mapping[str, str]) -> list[
     for reason in dict.fromkeys(left_out.values()):
         names = [name for name, why in left_out.items() if why == reason]
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        notes.append(f"{len(names)} layer(s) left out ({shown}): {reason}")
+        notes.append(f"{len(names)} layer(s) left out ({shown}), as each {reason}")
     unbiased = [layer.name for layer in layers if layer.weight is not None and layer.bias is None]
     if unbiased:
         notes.append(

@@ -160,6 +160,7 @@ def test_the_record_states_definition_metric_and_statistics(run, pair):
         (("a.pt", "b.pt", "--probe", "barier"), "barrier"),
         (("a.pt", "b.pt", "--probe", "trace"), "probe between checkpoints"),
         (("a.pt", "b.pt", "--save", "x.safetensors"), "add --align weights"),
+        (("a.pt", "b.pt", "--align", "weights", "--save", "no/x.safetensors"), "no folder 'no'"),
         (("a.pt", "missing.pt"), "missing.pt"),
         (("a.pt", "b.pt", "--definition", "chrod"), "chord"),
         (("a.pt", "b.pt", "--num", "2"), "num"),
