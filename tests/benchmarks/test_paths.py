@@ -136,6 +136,7 @@ def paths(tmp_path_factory):
     return done.stdout.splitlines(), json.loads(written.read_text())
 
 
+@pytest.mark.slow
 def test_paths_compares_seconds_of_the_same_losses(paths):
     printed, found = paths
     compared = [found["barrier"], *found["matrix"]]
@@ -150,6 +151,7 @@ def test_paths_compares_seconds_of_the_same_losses(paths):
             assert any(line.startswith(row["name"] + " ") for line in printed)
 
 
+@pytest.mark.slow
 def test_paths_recovers_copies_and_prints_each_worst_number(paths):
     printed, found = paths
     assert len(found["exactness"]) == 13
@@ -160,6 +162,7 @@ def test_paths_recovers_copies_and_prints_each_worst_number(paths):
     assert found["matching"]["moved_share"] > 0.9
 
 
+@pytest.mark.slow
 def test_paths_connects_pairs_of_every_width_and_names_their_seeds(paths):
     printed, found = paths
     connections = found["connectivity"]["connections"]
@@ -171,6 +174,7 @@ def test_paths_connects_pairs_of_every_width_and_names_their_seeds(paths):
     assert sum("0 and 1" in line for line in printed) == 5
 
 
+@pytest.mark.slow
 def test_paths_says_of_each_target_whether_it_was_met(paths):
     printed, found = paths
     promises = [target["promise"] for target in found["targets"]]

@@ -66,6 +66,12 @@ def test_what_is_there_is_skipped_and_another_definition_is_not(run, pair):
     assert "was there" not in third.out
 
 
+def test_another_network_under_the_same_name_is_measured_anew(run, pair):
+    run("path", *pair[:2], *FEW)
+    shutil.copy(pair[2], pair[1])
+    assert "was there" not in run("path", *pair[:2], *FEW).out
+
+
 def test_it_is_the_probe_of_the_same_name(run, pair):
     run("path", *pair[:2], *FEW)
     done = run("probe", pair[0], "--towards", pair[1], "--probe", "barrier", *FEW)

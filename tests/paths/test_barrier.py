@@ -127,6 +127,15 @@ def test_losses_are_those_of_the_objective_on_the_line(pair):
     np.testing.assert_allclose(found.profiles["error"].values, 1 - np.array(accuracies))
 
 
+def test_refined_points_stand_where_they_belong(pair):
+    objective, a, b = pair
+    found = barrier(objective, a, b, num=5)
+    assert len(found.alphas) > 5
+    assert (np.diff(found.alphas) > 0).all()
+    expected = [objective.loss((1 - t) * a + t * b) for t in found.alphas]
+    np.testing.assert_allclose(found.losses, expected, rtol=1e-12)
+
+
 def test_identical_ends_have_no_barrier_in_any_definition(pair):
     objective, a, _ = pair
     found = barrier(objective, a, a.clone())

@@ -14,7 +14,7 @@ from torch import nn
 from landscape.errors import RequestError
 from landscape.objective import Objective
 from landscape.paths.barrier import barrier
-from landscape.paths.barrier_matrix import barrier_matrix
+from landscape.paths.barrier_matrix import _Matrix, barrier_matrix
 from landscape.slices.execution import Execution
 
 
@@ -76,6 +76,12 @@ def test_alpha_counts_from_the_row_to_the_column(family, matrix):
     for row, column in [(0, 2), (2, 0)]:
         one = barrier(objective, thetas[row], thetas[column], num=7, refine=False)
         assert matrix.alphas[row, column] == pytest.approx(one.alpha)
+
+
+def test_from_the_column_to_the_row_it_is_the_rest_of_the_way():
+    rows = {"alpha": np.array([0.25])}
+    found = _Matrix(2, [(0, 1)], rows).alphas()
+    np.testing.assert_array_equal(found, [[0, 0.25], [0.75, 0]])
 
 
 def test_the_diagonal_has_no_barrier(matrix):
@@ -188,8 +194,13 @@ def test_a_matrix_that_broke_off_goes_on_bit_for_bit(family, matrix, tmp_path, m
     assert state.exists()
     counted = []
     found = barrier_matrix(
-        *family, num=7, state=state, progress=lambda *args: counted.append(args), execution="auto"
+        *family,
+        num=7,
+        state=state,
+        progress=lambda *args: counted.append(args),
+        execution=Execution("batched", 3),
     )
+    assert "evaluated: loop" in found.notes  # a matrix keeps the way in which it was begun
     assert counted[0][0] == 4
     assert counted[-1][:2] == (6, 6)
     whole = barrier_matrix(*family, num=7, execution=Execution())

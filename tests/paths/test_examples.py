@@ -12,7 +12,7 @@ from torch import nn
 
 from landscape.errors import RequestError
 from landscape.objective import Objective
-from landscape.paths.examples import PathEvaluator
+from landscape.paths.examples import PathEvaluator, joined
 from landscape.paths.vertices import Vertices, line_weights
 from landscape.slices.execution import Execution
 
@@ -133,6 +133,26 @@ def test_the_standard_error_is_that_of_paired_differences(objective):
     assert found.standard_error("error", combination) == pytest.approx(float(of_errors), rel=1e-12)
     whole = found.contributions("loss", combination).sum()
     torch.testing.assert_close(whole, differences.mean())
+    share = found.contributions("error", combination).sum()
+    torch.testing.assert_close(share, (wrong[1] - 0.75 * wrong[0] - 0.25 * wrong[4]).mean())
+
+
+def test_outputs_that_are_nan_have_no_error_rate(objective):
+    chart = Vertices.of(objective, [objective.theta, 1e308 * other(objective).sign()])
+    coefficients = chart.coefficients(line_weights(ALPHAS))
+    found = PathEvaluator(objective, chart, coefficients, bn="eval").at(coefficients)[""]
+    assert found.loss[-1].isnan()
+    assert found.error[-1].isnan()
+    assert found.error[0].isfinite()
+
+
+def test_a_point_put_between_others_is_found_there(objective):
+    found = evaluated(objective, "eval")[""]
+    outer, inner = found.select(torch.tensor([0, 1, 3, 4])), found.select(torch.tensor([2]))
+    again = joined([outer, inner], at=2)
+    assert torch.equal(again.losses, found.losses)
+    assert torch.equal(again.loss, found.loss)
+    assert torch.equal(again.right, found.right)
 
 
 def test_a_weighted_loss_weighs_its_examples():
