@@ -62,6 +62,7 @@ class Evaluator:
     Args:
         compiled: the forward pass to run, for the execution "compiled".
         stop: when to leave a point early.
+        statistics: whose data give the BatchNorm statistics under "recalibrate"; None for its own.
 
     Attributes:
         center: the loss at the center.
@@ -80,10 +81,12 @@ class Evaluator:
         bn: BatchNormMode = "eval",
         stop: Stop | None = None,
         compiled: object = None,
+        statistics: Evaluator | None = None,
     ) -> None:
         self.objective, self.chart, self.measures = objective, chart, measures
         self.execution, self._stop = execution, stop or Stop()
         first = FirstLayer.of(objective, chart) if execution.reuse else None
+        self._is_calibrated_elsewhere = statistics is not None and bn == "recalibrate"
         self._runner = Runner(
             objective,
             chart,
@@ -93,6 +96,7 @@ class Evaluator:
             compiled=compiled,
             first_layer=first,
             order=self._stop.order(objective.batches.num_examples),
+            statistics=None if statistics is None else statistics._runner,
         )
         with self._runner.running():
             parts = self._runner.parts()
@@ -129,7 +133,7 @@ class Evaluator:
                 f"{name!r} may be negative for some examples. Leave clip out, or name a loss that "
                 "never is, such as 'cross_entropy'."
             )
-        if self._stop.error is None:
+        if self._stop.error is None or self._is_calibrated_elsewhere:
             return
         expected = self.objective.loss(self.chart.center)
         rtol = _ORDER_RTOL.get(self.objective.space.dtype, _LOW_PRECISION_RTOL)

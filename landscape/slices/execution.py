@@ -107,6 +107,10 @@ class Runner:
 
     To be used inside `running()`.
 
+    Args:
+        statistics: whose data give the BatchNorm statistics under "recalibrate"; by default its
+            own. Test data are seen by a network that the training data have calibrated.
+
     Raises:
         RequestError: batches that cannot be joined to the size of the execution.
     """
@@ -122,8 +126,11 @@ class Runner:
         compiled: Any = None,
         first_layer: FirstLayer | None = None,
         order: Tensor | None = None,
+        statistics: Runner | None = None,
     ) -> None:
         self.objective, self.chart, self.measures = objective, chart, measures
+        self._statistics = statistics
+        self._found: tuple[Tensor, dict[str, Tensor]] | None = None  # of the last points
         self.execution, self.bn = execution, bn
         self._compiled, self._order = compiled, order
         self._first = first_layer if execution.reuse else None
@@ -200,8 +207,20 @@ class Runner:
         if self.bn == "interpolate":
             buffers = self.chart.buffers(coefficients, self.objective.buffers)
         elif self.bn == "recalibrate" and self.objective.has_batch_norm:
-            buffers = self._recalibrated(thetas)
+            if self._statistics is None:
+                buffers = self._recalibrated(thetas)
+                self._found = coefficients, buffers
+            else:
+                buffers = self._statistics.found(coefficients)
         return Place(coefficients, thetas, buffers)
+
+    def found(self, coefficients: Tensor) -> dict[str, Tensor]:
+        """BatchNorm statistics at points; those of the last ones are still known."""
+        if self._found is None or not torch.equal(self._found[0], coefficients):
+            with self.running():
+                self.place(coefficients)
+        assert self._found is not None
+        return self._found[1]
 
     def sums(self, place: Place, part: Part, index: int) -> Sums:
         """What a part of the data adds at each point: each (C, ...) float64.

@@ -55,7 +55,8 @@ def line(
             "auto" goes as far as the loss grows fivefold.
         center: (n,); by default the checkpoint's own point.
         fields: any of loss, accuracy, class_loss, class_accuracy, penalty, gradient_norm, slope.
-        also: further data by name, in the same pass: fields such as `test_loss`.
+        also: further data by name, in the same pass: fields such as `test_loss`. Statistics that
+            are recalibrated are those of the objective's own data there, too.
         bn: BatchNorm statistics: "eval" those of the checkpoint, "batch" each batch's own,
             "recalibrate" those of the whole data at each point, "interpolate" between checkpoints;
             by default the objective's policy.

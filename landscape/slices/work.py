@@ -59,9 +59,11 @@ class Work:
         choice = self._choose(objectives[""])
         ledger.execution = dict(vars(choice.execution))
         self.notes = (f"evaluated: {choice.execution}", *choice.notes)
-        self._evaluators = {
-            prefix: self._evaluator(objective, choice, objectives[""])
+        main = self._evaluator(objectives[""], choice, None)
+        self._evaluators = {"": main} | {
+            prefix: self._evaluator(objective, choice, main)
             for prefix, objective in objectives.items()
+            if prefix
         }
 
     def _check_names(self, objectives: Mapping[str, Objective]) -> None:
@@ -99,11 +101,12 @@ class Work:
         options = self._options
         return Measures(objective, self._fields, metrics=options.metrics, penalty=options.penalty)
 
-    def _evaluator(self, objective: Objective, choice: Choice, main: Objective) -> Evaluator:
+    def _evaluator(self, objective: Objective, choice: Choice, main: Evaluator | None) -> Evaluator:
         execution, compiled = choice.execution, choice.compiled
         if not can_resize(objective):
             execution = replace(execution, batch_size=None)
-        if compiled is not None and objective.model is not main.model:
+        is_other = main is not None and objective.model is not main.objective.model
+        if compiled is not None and is_other:
             execution, compiled = replace(execution, mode="loop"), None
         return Evaluator(
             objective,
@@ -113,6 +116,7 @@ class Work:
             bn=self._bn,
             stop=Stop(self._options.stop_error, self._options.clip, self._options.seed),
             compiled=compiled,
+            statistics=main,
         )
 
     @property

@@ -531,3 +531,33 @@ def test_further_data_may_belong_to_another_copy_of_a_compiled_network():
     np.testing.assert_allclose(
         sweep.loss, line(objective, directions[0], 5, options=LOOP).loss, rtol=1e-12
     )
+
+
+@pytest.mark.parametrize("stop_error", [None, 1e-9])
+@pytest.mark.parametrize("execution", [Execution(), Execution("batched", 2), "auto"], ids=str)
+def test_test_data_see_the_statistics_of_the_training_data(execution, stop_error):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 2)).double()
+    inputs, targets = torch.randn(30, 3).double(), torch.randint(0, 2, (30,))
+    other = 3 + 2 * torch.randn(20, 3).double(), torch.randint(0, 2, (20,))
+    objective, test = Objective(model, (inputs, targets)), Objective(model, other)
+    direction = torch.randn(objective.space.size, dtype=torch.float64)
+    found = line(
+        objective,
+        direction,
+        5,
+        fields=("loss",),
+        also={"test": test},
+        bn="recalibrate",
+        options=SweepOptions(execution=execution, stop_error=stop_error),
+    )
+    for point, shift in enumerate(found.coordinates[0]):
+        theta = objective.theta + float(shift) * direction
+        moved = copy.deepcopy(model)
+        torch.nn.utils.vector_to_parameters(theta, moved.parameters())
+        with torch.no_grad():
+            entering = moved[0](inputs)
+            moved[1].running_mean.copy_(entering.mean(0))
+            moved[1].running_var.copy_(entering.var(0))
+            expected = nn.functional.cross_entropy(moved.eval()(other[0]), other[1])
+        assert found["test_loss"][point] == pytest.approx(float(expected), rel=1e-11)
