@@ -87,7 +87,7 @@ class Evaluator:
         self.execution, self._stop = execution, stop or Stop()
         first = FirstLayer.of(objective, chart) if execution.reuse else None
         self._is_calibrated_elsewhere = statistics is not None and bn == "recalibrate"
-        self._runner = Runner(
+        self._runner: Runner = Runner(
             objective,
             chart,
             measures,
