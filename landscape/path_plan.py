@@ -20,7 +20,7 @@ _OF_ALL = ("path_bn", "test_data", "test_arguments")
 # The options that a probe depends on: another value of another option is not measured again.
 _OPTIONS = {
     "barrier": ("num", "definition", "metric", "interpolation", "threshold", *_OF_ALL),
-    "curve": ("curve", "num_bends", "curve_steps", *_OF_ALL),
+    "curve": ("curve", "num_bends", "curve_steps", "curve_plane", *_OF_ALL),
     "neb": ("neb", "num_pivots", "neb_steps", *_OF_ALL),
     "similarity": ("pool", "path_bn"),
     "soup": ("soup", *_OF_ALL),
@@ -60,6 +60,9 @@ class PathPlan:
     curve: Literal["bezier", "polygon"] = option("bezier", "kind of curve")
     num_bends: int = option(1, "free points of a curve", low=1)
     curve_steps: int = option(500, "of the fit of a curve", low=0)
+    curve_plane: bool = option(
+        False, "also the plane of a curve of one bend, which is drawn over it"
+    )
     neb: Literal["neb", "string", "autoneb"] = option("neb", "kind of band")
     num_pivots: int = option(9, "of a band, ends included", low=3)
     neb_steps: int = option(1000, "of a band; of autoneb those of its first cycle", low=0)

@@ -29,6 +29,8 @@ from landscape.paths.curve_fit import CurveOptions, fit_curve
 from landscape.paths.neb import neb
 from landscape.result import Result
 from landscape.similarity.comparing import compare_family
+from landscape.slices.options import SweepOptions
+from landscape.slices.sweeping import plane_through
 
 __all__ = ["PathProbes", "PathRequest"]
 
@@ -101,8 +103,8 @@ class PathProbes:
             found |= {name: self._method, "num_restarts": plan.num_restarts}
         return found
 
-    def measure(self, request: PathRequest, *, state: Path | None, progress: Ticks) -> Result:
-        """The result of a request.
+    def measure(self, request: PathRequest, *, state: Path | None, progress: Ticks) -> list[Result]:
+        """The result of a request; after a curve that of its plane, where it is asked for.
 
         Args:
             state: file from which an interrupted matrix or curve goes on.
@@ -112,25 +114,27 @@ class PathProbes:
             RequestError: a request that does not fit the checkpoints.
         """
         if request.probe == "alignment":
-            return self._alignments[0]
+            return [self._alignments[0]]
         points = self._aligned if request.is_aligned else self._points
         if request.probe == "barrier":
-            return self._barrier(points, state, progress)
+            return [self._barrier(points, state, progress)]
         if request.probe == "curve":
             return self._curve(points, state, progress)
         if request.probe == "neb":
-            return self._neb(points, progress)
+            return [self._neb(points, progress)]
         if request.probe == "similarity":
-            return self._similarity(points, progress)
+            return [self._similarity(points, progress)]
         if request.probe == "soup":
-            return self._soup(points)
-        return repair(
-            self._objective,
-            self._objective.theta,
-            points[0][0],
-            buffers=self._buffers(points) if self._plan.path_bn == "interpolate" else None,
-            also=self._also,
-        )
+            return [self._soup(points)]
+        return [
+            repair(
+                self._objective,
+                self._objective.theta,
+                points[0][0],
+                buffers=self._buffers(points) if self._plan.path_bn == "interpolate" else None,
+                also=self._also,
+            )
+        ]
 
     def save_aligned(self, path: Path) -> None:
         """Write the other checkpoint with its units permuted, as safetensors."""
@@ -211,15 +215,28 @@ class PathProbes:
             state=state, progress=progress,
         )  # fmt: skip
 
-    def _curve(self, points: Sequence[Point], state: Path | None, progress: Ticks) -> Result:
-        plan = self._plan
+    def _curve(self, points: Sequence[Point], state: Path | None, progress: Ticks) -> list[Result]:
+        plan, (start, end) = self._plan, self._thetas(points)
+        if plan.curve_plane and plan.num_bends != 1:
+            raise RequestError(
+                f"a curve of {plan.num_bends} bends lies in no plane: leave --curve-plane out, or "
+                "take one bend."
+            )
         options = CurveOptions(
             steps=plan.curve_steps, seed=self._seed, state=state, progress=progress
         )
-        return fit_curve(
-            self._objective, self._objective.theta, points[0][0], kind=plan.curve,
-            num_bends=plan.num_bends, bn=self._policy, also=self._also, options=options,
+        curve = fit_curve(
+            self._objective, start, end, kind=plan.curve, num_bends=plan.num_bends,
+            bn=self._policy, also=self._also, options=options,
         )  # fmt: skip
+        if not plan.curve_plane:
+            return [curve]
+        first, second = self._names
+        plane = plane_through(
+            self._objective, end, curve.vertices[1], names=(first, second, "bend"),
+            bn=self._policy, options=SweepOptions(execution=plan.execution),
+        )  # fmt: skip
+        return [curve, plane]
 
     def _neb(self, points: Sequence[Point], progress: Ticks) -> Result:
         plan, (start, end) = self._plan, self._thetas(points)

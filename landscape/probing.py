@@ -322,9 +322,9 @@ def _tasks(session: _Session, company: Company, plan: Plan) -> Iterator[_Task]:
                     f"{name}_aligned" if request.is_aligned and name == "barrier" else name,
                     request.group,
                     paths.settings(request),
-                    lambda state, request=request, ticks=ticks: [  # type: ignore[misc]
-                        paths.measure(request, state=state, progress=ticks)
-                    ],
+                    lambda state, request=request, ticks=ticks: paths.measure(  # type: ignore[misc]
+                        request, state=state, progress=ticks
+                    ),
                 )
         else:
             settings = plan.settings(name, company.objective.space.size)

@@ -68,6 +68,8 @@ def draw(files: list[Path], *, out: Path | None, by: str, suffix: str) -> list[P
             drawn = figures.for_record(probe, record)
             if probe == "barrier":
                 drawn = _barriers(path, record)
+            if probe == "curve":
+                drawn = {"curve": figures.curve(record, _plane_of(path, record))}
             for name, figure in drawn.items():
                 target = (out or path.parent) / f"{path.stem}-{name}.{suffix}"
                 figure.savefig(target, dpi=150)
@@ -103,6 +105,17 @@ def _barriers(path: Path, newest: xr.Dataset) -> dict[str, Figure]:
     if after and "align" not in json.loads(before.attrs["settings"]):
         found["barrier-aligned"] = figures.barrier(before, others=after)
     return found
+
+
+def _plane_of(path: Path, curve: xr.Dataset) -> xr.Dataset | None:
+    """The plane that was measured together with a curve."""
+    from landscape import store
+
+    own = json.loads(curve.attrs["settings"])
+    for info in store.records(path):
+        if info.probe == "plane" and info.settings == own:
+            return store.read(path, info.group)
+    return None
 
 
 def _compared(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -210,3 +211,28 @@ def test_one_barrier_is_drawn_by_itself(run, pair):
     run("path", *pair[:2], *FEW)
     drawn = run("plot", pair[0].with_suffix(".h5")).out.splitlines()
     assert [line.rpartition("/")[2] for line in drawn] == ["a-barrier.png"]
+
+
+def test_a_curve_is_drawn_over_its_plane(run, pair):
+    words = ("path", *pair[:2], "--probe", "curve", "--curve-steps", "5", "--curve-plane")
+    done = run(*words, "--execution", "loop")
+    assert done.code == 0, done.err
+    file = pair[0].with_suffix(".h5")
+    plane = newest(file, "plane")
+    assert plane["mark"].values.tolist() == ["a", "b", "bend"]
+    tall = image_height(run, file)
+    alone = run("path", *pair[:2], "--probe", "curve", "--curve-steps", "4", "--json")
+    assert [record["probe"] for record in alone.json["records"]] == ["curve"]
+    assert image_height(run, file) < tall
+
+
+def image_height(run, file):
+    run("plot", file)
+    return matplotlib.image.imread(file.with_name("a-curve.png")).shape[0]
+
+
+def test_a_curve_of_two_bends_lies_in_no_plane(run, pair):
+    words = ("--probe", "curve", "--curve-steps", "5", "--num-bends", "2", "--curve-plane")
+    done = run("path", *pair[:2], *words)
+    assert done.code == 1
+    assert "lies in no plane" in done.err
