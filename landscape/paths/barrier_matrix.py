@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import cophenet, linkage
-from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
@@ -22,14 +22,15 @@ from landscape.errors import RequestError, unknown_choice
 from landscape.fingerprint import fingerprint
 from landscape.objective import Objective
 from landscape.paths.barrier import METRICS, Metric, chance_level, profile
+from landscape.paths.connectivity_graph import spanning_tree
 from landscape.paths.examples import Examples, PathEvaluator, joined
 from landscape.paths.heights import check_definition
-from landscape.paths.sphere import angle_between
 from landscape.paths.vertices import Vertices, line_weights
 from landscape.result import Result
 from landscape.slices.execution import BatchNormMode, Execution
 from landscape.slices.ledger import Ledger
 from landscape.slices.trial import ExecutionName
+from landscape.trainers.averaging import angles
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -106,15 +107,8 @@ class BarrierMatrix(Result):
 
     @property
     def spanning_tree(self) -> list[tuple[int, int]]:
-        """Pairs of the minimum spanning tree: the lowest lines that connect all."""
-        finite = self._separation[np.isfinite(self._separation)]
-        # Sparse graphs know no edge of weight 0: all are raised alike, which keeps the tree.
-        raised = self._separation - finite.min() + 1.0
-        far = np.where(np.isfinite(raised), raised, 2 * np.ptp(finite) + 2.0)
-        np.fill_diagonal(far, 0.0)
-        first, second = minimum_spanning_tree(far).nonzero()
-        pairs = (sorted(pair) for pair in zip(first.tolist(), second.tolist(), strict=True))
-        return sorted((low, high) for low, high in pairs)
+        """Pairs of the minimum spanning tree; a forest where barriers are unknown or infinite."""
+        return sorted(spanning_tree(self._separation))
 
     @property
     def bottlenecks(self) -> Array | None:
@@ -352,9 +346,4 @@ def _threshold(ends: Examples, metric: str, definition: str) -> Array | float:
 
 
 def _angles(points: Tensor) -> Array:
-    count = len(points)
-    found = np.zeros((count, count))
-    for first, second in combinations(range(count), 2):
-        angle = angle_between(points[first], points[second])
-        found[first, second] = found[second, first] = angle
-    return found
+    return torch.stack([angles(points, point) for point in points]).cpu().numpy()

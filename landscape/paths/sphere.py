@@ -10,6 +10,7 @@ from torch import Tensor
 
 from landscape.losses import TARGET_KEYS
 from landscape.objective import Objective
+from landscape.trainers.averaging import angles
 from landscape.trainers.scale_invariance import scale_invariant_parameters
 
 __all__ = ["angle_between", "scale_invariant_mask"]
@@ -20,11 +21,7 @@ def angle_between(a: Tensor, b: Tensor) -> float:
 
     pi / 2 is what two independent ones have in a high dimension.
     """
-    one, two = a.double(), b.double()
-    one, two = (vector / torch.linalg.vector_norm(vector) for vector in (one, two))
-    # arccos would lose half of the digits of a small angle (Kahan).
-    apart, together = (torch.linalg.vector_norm(v) for v in (one - two, one + two))
-    return float(2 * torch.atan2(apart, together))
+    return angles(a.unsqueeze(0), b).item()
 
 
 def scale_invariant_mask(objective: Objective) -> Tensor:
