@@ -34,15 +34,25 @@ FLOORS = [
     ["landscape.paths", "landscape.alignment"],
     ["landscape.merging", "landscape.similarity"],
     ["landscape.trainers.recipes", "landscape.trainers.execution"],
-    ["landscape.slice_plan", "landscape.path_plan", "landscape.exchange"],
+    ["landscape.probes"],
+    [
+        "landscape.slice_plan",
+        "landscape.path_plan",
+        "landscape.feature_plan",
+        "landscape.exchange",
+    ],
     ["landscape.store", "landscape.figures", "landscape.request"],
     ["landscape.company"],
-    ["landscape.slice_probes", "landscape.path_probes"],
+    ["landscape.slice_probes", "landscape.path_probes", "landscape.feature_probes"],
     ["landscape.probing"],
     ["landscape.cli"],
     ["landscape.__main__"],
 ]
-FOLDERS = {"landscape": ROOT / "landscape", "landscape.trainers": ROOT / "trainers"}
+FOLDERS = {
+    "landscape": ROOT / "landscape",
+    "landscape.trainers": ROOT / "trainers",
+    "landscape.probes": ROOT / "probes",
+}
 
 
 def floor_of(module: str) -> int:

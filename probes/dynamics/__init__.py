@@ -1,0 +1,1 @@
+"""Training dynamics: what single examples did at every presentation, and scores of it."""

@@ -1,0 +1,1 @@
+"""Ensembles: what several networks answer together, how sure they are and how far apart."""

@@ -1,0 +1,1 @@
+"""Linear and nearest-neighbour probes: what can be read off a layer, and at which depth."""

@@ -1,0 +1,1 @@
+"""Subset runs: networks on random subsets, and from them memorization, influence, LiRA."""

@@ -1,0 +1,92 @@
+"""Answers are the network's logits on the objective's data, whatever the layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from landscape.errors import RequestError
+from landscape.objective import Objective
+from landscape.probes.answers import answers
+
+N, C = 7, 3
+
+
+def data(width=4):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(N, width, generator=generator, dtype=torch.float64)
+    return inputs, torch.arange(N) % C
+
+
+def linear(outputs=C, width=4):
+    torch.manual_seed(1)
+    return nn.Linear(width, outputs, dtype=torch.float64)
+
+
+def test_they_are_the_networks_in_the_order_of_the_data():
+    model, (inputs, labels) = linear(), data()
+    found = answers(Objective(model, (inputs, labels), batch_size=3))
+    torch.testing.assert_close(found.logits, model(inputs).detach())
+    assert found.labels.tolist() == labels.tolist()
+
+
+def test_elsewhere_they_are_those_of_the_other_weights():
+    model, (inputs, labels) = linear(), data()
+    objective = Objective(model, (inputs, labels))
+    found = answers(objective, 2 * objective.theta)
+    torch.testing.assert_close(found.logits, 2 * model(inputs).detach())
+
+
+def test_one_logit_has_two_columns():
+    model, (inputs, _) = linear(1), data()
+    targets = torch.tensor([0.0, 1, 1, 0, 1, 0, 0], dtype=torch.float64)
+    found = answers(Objective(model, (inputs, targets[:, None]), "bce"))
+    assert found.labels.tolist() == targets.tolist()
+    torch.testing.assert_close(found.logits[:, 1:], model(inputs).detach())
+    assert not found.logits[:, 0].any()
+
+
+def test_positions_are_examples_and_those_left_out_are_not():
+    class Tokens(nn.Module):
+        def __init__(self, last):
+            super().__init__()
+            self.inner, self.last = linear(), last
+
+        def forward(self, inputs):
+            out = self.inner(inputs)
+            return out if self.last else out.movedim(-1, 1)
+
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2, 5, 4, generator=generator, dtype=torch.float64)
+    targets = torch.randint(C, (2, 5), generator=generator)
+    targets[1, 3:] = -100
+    plain = Tokens(last=True)(inputs).detach()[targets >= 0]
+    found = answers(Objective(Tokens(last=False), (inputs, targets)))
+    torch.testing.assert_close(found.logits, plain)
+    assert found.labels.tolist() == targets[targets >= 0].tolist()
+
+
+def test_batch_norm_has_the_statistics_of_the_policy():
+    model = nn.Sequential(linear(), nn.BatchNorm1d(C, affine=False, dtype=torch.float64))
+    inputs, labels = data()
+    found = answers(Objective(model, (inputs, labels), bn="recalibrate"))
+    torch.testing.assert_close(found.logits.mean(0), torch.zeros(C, dtype=torch.float64))
+    own = dict(model.named_buffers()) | {"1.running_mean": torch.ones(C, dtype=torch.float64)}
+    moved = answers(Objective(model, (inputs, labels)), buffers=own)
+    expected = (model[0](inputs).detach() - 1) / (1 + 1e-5) ** 0.5
+    torch.testing.assert_close(moved.logits, expected)
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "targets", "reason"),
+    [
+        ("mse", C, torch.zeros(N, C, dtype=torch.float64), "targets are no class indices"),
+        ("bce", C, torch.zeros(N, C, dtype=torch.float64), "3 yes-or-no targets"),
+        (lambda model, batch: model(batch[0]).square().mean(), C, torch.zeros(N), "hides"),
+    ],
+)
+def test_losses_without_classes_are_refused(loss, outputs, targets, reason):
+    objective = Objective(linear(outputs), (data()[0], targets), loss)
+    with pytest.raises(RequestError, match=reason):
+        answers(objective)
