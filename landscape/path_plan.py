@@ -53,7 +53,7 @@ class PathPlan:
     align: Literal["none", "weights", "activations"] = option(
         "none", "permute the units of the other checkpoint first; the barrier is measured both ways"
     )
-    num_restarts: int = option(0, "random starts of the alignment by weights", low=0)
+    num_restarts: int = option(2, "random starts of the alignment by weights", low=0)
     threshold: float | None = option(
         None, "of a matrix: a barrier up to it is none; by default 2 % of the gain over chance"
     )

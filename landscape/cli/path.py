@@ -99,7 +99,9 @@ def align(
         Path | None, typer.Option(help="Where to write B with its units permuted. Default: none.")
     ] = None,
     method: Annotated[str, typer.Option(help="weights or activations.")] = "weights",
-    num_restarts: Annotated[int, typer.Option(help="Random starts, of weights.")] = 0,
+    num_restarts: Annotated[int, typer.Option(help="Random starts, of weights.")] = (
+        PathPlan.num_restarts
+    ),
     model: Annotated[str | None, typer.Option(help=_AS_PROBE)] = None,
     model_args: Annotated[str | None, typer.Option(help="Its arguments, as JSON.")] = None,
     data: Annotated[str | None, typer.Option(help=_AS_PROBE)] = None,

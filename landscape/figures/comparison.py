@@ -6,6 +6,7 @@ One checkpoint by itself: `eigenvalues` and `density`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ import numpy as np
 
 from landscape.errors import RequestError, unknown_choice
 from landscape.figures.canvas import (
-    BLUE,
     LEGEND,
     VERMILION,
     heading,
@@ -23,6 +23,7 @@ from landscape.figures.canvas import (
     sheet,
     widened,
 )
+from landscape.figures.profiles import COLOURS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +39,7 @@ _CURVATURE = "loss / parameter²"
 _LARGEST, _LEARNING_RATE = "eigenvalues.largest", "recipe.learning_rate"
 _DECADE = 9.99  # what spans as much, but for rounding, is drawn on a log axis
 _ROOM = 24  # letters beneath a panel; more are set aslant
+_BAND = "_band"  # ends the names of the accuracies on single bands of frequencies
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,17 @@ _PANELS = (
         "share of eigenvalues",
         ends=("density.negative_mass_low", "density.negative_mass_high"),
     ),
+    _Panel("linear.accuracy", "Linear probe", "test accuracy"),
+    _Panel("features.effective_number", "Features used", "effective number"),
+    _Panel("sparsity.effective_rank", "Effective rank", "mean over layers"),
+    _Panel("depth.mean_depth", "Prediction depth", "mean over examples"),
+    _Panel("memorization.mean_memorization", "Memorization", "mean over examples"),
+    _Panel(
+        "ensemble.ensemble_accuracy",
+        "Ensemble",
+        "accuracy",
+        ends=("ensemble.ensemble_accuracy_low", "ensemble.ensemble_accuracy_high"),
+    ),
 )
 
 
@@ -83,7 +96,11 @@ def comparison(table: pd.DataFrame, by: str) -> Figure:
     table = table[table[by].notna()]
     places, names = _places(table[by])
     table, places = table[np.isfinite(places)], places[np.isfinite(places)]
-    panels = [panel for panel in _PANELS if np.isfinite(_numbers(table, panel.column)).any()]
+    panels = [
+        found
+        for group in (*((panel,) for panel in _PANELS), _bands(columns))
+        if (found := [one for one in group if np.isfinite(_numbers(table, one.column)).any()])
+    ]
     if not panels:
         raise RequestError(
             f"nothing to draw against {by!r}: {len(table)} rows have a value of it, and none of "
@@ -97,17 +114,33 @@ def comparison(table: pd.DataFrame, by: str) -> Figure:
         width=2.5 * num_columns + 0.6 * (num_columns == 1),
         height=2.2 * num_rows + 0.8,
     )
-    for axis, panel in zip(axes.flat, panels, strict=False):
-        _draw(axis, table, panel, places, is_ordered=not names)
-        if by == _LEARNING_RATE and panel.column == _LARGEST:
+    for axis, curves in zip(axes.flat, panels, strict=False):
+        _draw_curves(axis, table, curves, places, is_ordered=not names)
+        first = curves[0]
+        if by == _LEARNING_RATE and first.column == _LARGEST:
             _draw_stability(axis, places)
         _set_x(axis, places, names)
-        label(axis, x=by.rpartition(".")[2].replace("_", " "), y=panel.unit, title=panel.title)
+        title = first.title if len(curves) == 1 else "Accuracy by band"
+        label(axis, x=by.rpartition(".")[2].replace("_", " "), y=first.unit, title=title)
     for axis in axes.flat[len(panels) :]:
         axis.remove()
     count = f"{len(table)} checkpoint{'s' if len(table) != 1 else ''}"
     heading(figure, f"{count} by {by.rpartition('.')[2].replace('_', ' ')}")
     return figure
+
+
+def _bands(columns: Sequence[str]) -> tuple[_Panel, ...]:
+    """Curves of one panel: the accuracy on images that keep a single band of frequencies."""
+    return tuple(
+        _Panel(
+            name,
+            name.removeprefix("bands.").removesuffix(_BAND),
+            "accuracy",
+            ends=(f"{name}_low", f"{name}_high"),
+        )
+        for name in columns
+        if name.startswith("bands.") and name.endswith(_BAND)
+    )
 
 
 def _numbers(table: pd.DataFrame, column: str) -> Array:
@@ -130,9 +163,41 @@ def _places(values: pd.Series[Any]) -> tuple[Array, list[str]]:
     return np.asarray([names.index(str(value)) for value in values], float), names
 
 
-def _draw(
-    axis: Axes, table: pd.DataFrame, panel: _Panel, places: Array, *, is_ordered: bool
+def _draw_curves(
+    axis: Axes,
+    table: pd.DataFrame,
+    curves: Sequence[_Panel],
+    places: Array,
+    *,
+    is_ordered: bool,
 ) -> None:
+    ends = []
+    for index, panel in enumerate(curves):
+        colour = COLOURS[index % len(COLOURS)]
+        ends.append(_draw(axis, table, panel, places, colour, is_ordered=is_ordered))
+    low, high = (np.concatenate(side) for side in zip(*ends, strict=True))
+    values = np.concatenate([_numbers(table, panel.column) for panel in curves])
+    values = values[np.isfinite(values)]
+    if len(curves) > 1:
+        dots = [one for one in axis.lines if one.get_marker() == "o"]
+        axis.legend(handles=dots, loc="best", **LEGEND)
+    if _spans_a_decade(values):
+        log_axis(axis, "y", values.min(), values.max())
+    else:
+        axis.set_ylim(*widened(low.min(), high.max(), share=0.08))
+        axis.yaxis.set_major_formatter(lambda y, _: pretty(y))
+
+
+def _draw(
+    axis: Axes,
+    table: pd.DataFrame,
+    panel: _Panel,
+    places: Array,
+    colour: str,
+    *,
+    is_ordered: bool,
+) -> tuple[Array, Array]:
+    """One curve; the ends of its bars."""
     values = _numbers(table, panel.column)
     if panel.ends:
         low, high = (_numbers(table, column) for column in panel.ends)
@@ -142,27 +207,24 @@ def _draw(
     held = np.isfinite(values)
     # Without an end there is no bar: the value stands alone.
     low, high = np.where(np.isfinite(low), low, values), np.where(np.isfinite(high), high, values)
-    axis.vlines(places[held], low[held], high[held], color=BLUE, linewidth=1.6, alpha=0.6, zorder=2)
+    axis.vlines(
+        places[held], low[held], high[held], color=colour, linewidth=1.6, alpha=0.6, zorder=2
+    )
     if is_ordered:
         joined = np.unique(places[held])
         means = [values[held & (places == place)].mean() for place in joined]
-        axis.plot(joined, means, color=BLUE, linewidth=0.9, alpha=0.5, zorder=1, label="mean")
+        axis.plot(joined, means, color=colour, linewidth=0.9, alpha=0.5, zorder=1, label="mean")
     axis.plot(
         places[held],
         values[held],
         linestyle="none",
         marker="o",
         markersize=4.5,
-        color=BLUE,
+        color=colour,
         zorder=3,
         label=panel.title,
     )
-    if _spans_a_decade(values[held]):
-        log_axis(axis, "y", values[held].min(), values[held].max())
-    else:
-        ends = np.concatenate([low[held], high[held]])
-        axis.set_ylim(*widened(ends.min(), ends.max(), share=0.08))
-        axis.yaxis.set_major_formatter(lambda y, _: pretty(y))
+    return low[held], high[held]
 
 
 def _draw_stability(axis: Axes, rates: Array) -> None:

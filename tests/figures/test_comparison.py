@@ -149,3 +149,36 @@ def test_nothing_to_draw_says_what_to_type(table, by):
     table = table[["recipe.learning_rate"]].assign(seed=np.nan)
     with pytest.raises(RequestError, match="landscape probe"):
         figures.comparison(table, by)
+
+
+def test_bands_share_a_panel_with_a_curve_and_a_name_each(table, fits_its_sheet):
+    low, mid = np.array([0.5, 0.6, 0.7]), np.array([0.1, 0.4, 0.2])
+    table = table.assign(
+        **{
+            "bands.low_band": low,
+            "bands.low_band_low": low - 0.1,
+            "bands.low_band_high": low + 0.1,
+        },
+        **{"bands.mid_band": mid},
+    )
+    figure = figures.comparison(table, "recipe.learning_rate")
+    axis = panels(figure)["Accuracy by band"]
+    dots = {line.get_label(): line for line in axis.lines if line.get_marker() == "o"}
+    assert list(dots) == [text.get_text() for text in axis.get_legend().get_texts()]
+    np.testing.assert_array_equal(dots["low"].get_ydata(), low)
+    np.testing.assert_array_equal(dots["mid"].get_ydata(), mid)
+    assert dots["low"].get_color() != dots["mid"].get_color()
+    np.testing.assert_allclose(bars(axis), np.c_[low - 0.1, low + 0.1])
+    lowest, highest = axis.get_ylim()
+    assert lowest < 0.1
+    assert highest > 0.8
+    fits_its_sheet(figure)
+
+
+def test_what_was_learned_is_drawn_too(table):
+    table = table.assign(
+        **{"features.effective_number": [1.0, 2, 3], "linear.accuracy": [0.7, 0.8, 0.9]}
+    )
+    found = panels(figures.comparison(table, "recipe.learning_rate"))
+    np.testing.assert_array_equal(points(found["Features used"])[:, 1], [1, 2, 3])
+    np.testing.assert_array_equal(points(found["Linear probe"])[:, 1], [0.7, 0.8, 0.9])
