@@ -11,17 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 from landscape.figures.alignment import alignment
 from landscape.figures.animation import animation
+from landscape.figures.bands import bands
 from landscape.figures.barrier import barrier
 from landscape.figures.barrier_matrix import barrier_matrix
 from landscape.figures.comparison import comparison
 from landscape.figures.curve import curve
 from landscape.figures.density import density
+from landscape.figures.depth import depth
+from landscape.figures.dynamics import dynamics
 from landscape.figures.eigenvalues import eigenvalues
+from landscape.figures.ensemble import ensemble
+from landscape.figures.features import features
 from landscape.figures.line import line
+from landscape.figures.linear import linear
+from landscape.figures.memorization import memorization
 from landscape.figures.neb import neb
 from landscape.figures.plane import plane
 from landscape.figures.similarity import similarity
 from landscape.figures.soup import soup
+from landscape.figures.sparsity import sparsity
 from landscape.figures.surface import surface
 from landscape.figures.topology import topology
 from landscape.figures.trajectory import trajectory
@@ -32,9 +40,34 @@ if TYPE_CHECKING:
 
     from landscape.result import Result
 
-__all__ = ["PROBES", "alignment", "animation", "barrier", "barrier_matrix", "comparison", "curve"]
-__all__ += ["density", "eigenvalues", "for_record", "line", "neb", "plane", "similarity", "soup"]
-__all__ += ["surface", "topology", "trajectory"]
+__all__ = [
+    "PROBES",
+    "alignment",
+    "animation",
+    "bands",
+    "barrier",
+    "barrier_matrix",
+    "comparison",
+    "curve",
+    "density",
+    "depth",
+    "dynamics",
+    "eigenvalues",
+    "ensemble",
+    "features",
+    "for_record",
+    "line",
+    "linear",
+    "memorization",
+    "neb",
+    "plane",
+    "similarity",
+    "soup",
+    "sparsity",
+    "surface",
+    "topology",
+    "trajectory",
+]
 
 _FIGURES: Mapping[str, Mapping[str, Callable[[Any], Figure]]] = {
     "eigenvalues": {"eigenvalues": eigenvalues},
@@ -52,6 +85,14 @@ _FIGURES: Mapping[str, Mapping[str, Callable[[Any], Figure]]] = {
     "alignment": {"alignment": alignment},
     "soup": {"soup": soup},
     "greedy_soup": {"greedy_soup": soup},
+    "linear": {"linear": linear},
+    "depth": {"depth": depth},
+    "features": {"features": features},
+    "bands": {"bands": bands},
+    "sparsity": {"sparsity": sparsity},
+    "ensemble": {"ensemble": ensemble},
+    "dynamics": {"dynamics": dynamics},
+    "memorization": {"memorization": memorization},
 }
 PROBES = tuple(_FIGURES)  # whose records are drawn
 

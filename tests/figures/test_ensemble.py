@@ -1,0 +1,48 @@
+"""The figure of an ensemble: members, what more of them bring, reliability."""
+
+from __future__ import annotations
+
+import learned_records
+import numpy as np
+import pytest
+
+from landscape import figures
+from landscape.errors import RequestError
+
+
+@pytest.mark.parametrize(("place", "metric"), [(0, "accuracy"), (1, "nll")])
+def test_members_stand_at_one_and_the_curve_goes_on(place, metric, fits_its_sheet):
+    record = learned_records.ensemble()
+    figure = figures.ensemble(record)
+    dots, curve = figure.axes[place].lines
+    np.testing.assert_array_equal(dots.get_xydata(), np.c_[np.ones(4), record[metric]])
+    np.testing.assert_array_equal(
+        curve.get_xydata(), np.c_[record["size"], record[f"gain_{metric}"]]
+    )
+    ((bar,),) = [found.get_segments() for found in figure.axes[place].collections]
+    low, high = (float(record[f"ensemble_{metric}_{end}"]) for end in ("low", "high"))
+    np.testing.assert_allclose(bar, [[4, low], [4, high]])
+    fits_its_sheet(figure)
+
+
+def test_empty_bins_are_not_drawn_and_areas_follow_the_counts():
+    record = learned_records.ensemble()
+    dots = figures.ensemble(record).axes[2].collections[1]
+    held = record["bin_count"].to_numpy() > 0
+    wanted = np.c_[record["bin_confidence"], record["bin_accuracy"]][held]
+    np.testing.assert_allclose(dots.get_offsets(), wanted)
+    assert (np.diff(dots.get_sizes()) > 0).all()
+
+
+def test_one_network_is_an_ensemble_too(tmp_path):
+    record = learned_records.ensemble(members=1)
+    record["disagreement"] = np.nan
+    figure = figures.ensemble(record)
+    figure.savefig(tmp_path / "figure.png")
+    assert figure.get_suptitle() == "Ensemble of 1 network"
+    assert "isagreement" not in figure.legends[0].get_title().get_text().split("; of")[0]
+
+
+def test_another_record_says_what_to_type():
+    with pytest.raises(RequestError, match="--probe ensemble"):
+        figures.ensemble(learned_records.features())

@@ -1,0 +1,47 @@
+"""The figure of sparsity: each measure by layer."""
+
+from __future__ import annotations
+
+import learned_records
+import numpy as np
+import pytest
+
+from landscape import figures
+from landscape.errors import RequestError
+
+PANELS = (
+    ("gini_population", "gini_lifetime", "hoyer_population", "hoyer_lifetime"),
+    ("dead_share", "dormant_share"),
+    ("num_units", "effective_rank", "rankme", "participation_ratio"),
+)
+
+
+def test_each_measure_has_its_curve(fits_its_sheet):
+    record = learned_records.sparsity()
+    figure = figures.sparsity(record)
+    for axis, names in zip(figure.axes, PANELS, strict=True):
+        for line, name in zip(axis.lines, names, strict=True):
+            np.testing.assert_array_equal(line.get_ydata(), record[name])
+        assert len(axis.get_legend().get_texts()) == len(names)
+    fits_its_sheet(figure)
+
+
+def test_ranks_over_a_decade_have_a_log_axis():
+    record = learned_records.sparsity()
+    assert figures.sparsity(record).axes[2].get_yscale() == "log"
+    for name in PANELS[2]:
+        record[name][:] = 5.0
+    assert figures.sparsity(record).axes[2].get_yscale() == "linear"
+
+
+def test_what_is_undefined_is_left_out(tmp_path):
+    record = learned_records.sparsity()
+    record["hoyer_lifetime"][:] = np.nan
+    figure = figures.sparsity(record)
+    figure.savefig(tmp_path / "figure.png")
+    assert len(figure.axes[0].lines) == 3
+
+
+def test_another_record_says_what_to_type():
+    with pytest.raises(RequestError, match="--probe sparsity"):
+        figures.sparsity(learned_records.features())
