@@ -147,7 +147,7 @@ def nearest_neighbours(
         bank: (N, d).
         queries: (M, d); by default the bank's own rows, each without itself (by index).
         k: how many, at most N, or N - 1 of the bank's own rows.
-        metric: "cosine" (a row of zeros has cosine 0 with all, itself included) or "euclidean".
+        metric: "cosine" (that of a row of zeros with any other row is 0) or "euclidean".
 
     Raises:
         RequestError: k out of range, another metric, numbers that are not finite.
@@ -167,27 +167,54 @@ def nearest_neighbours(
             f"k={k}, and there are {most} neighbours to choose from. Type k={min(max(most, 1), 5)},"
             " or give more examples."
         )
+    blank = asked.new_zeros(len(asked), dtype=torch.bool)
     if metric == "cosine":
-        held, asked = _directions(held, 0), _directions(asked, 1)
+        blank = (asked == 0).all(1)
+        held, asked = _directions(held, 1.0), _directions(asked, 0.0)
     squares = held.square().sum(1)
+    kept = _without_surplus(held, squares, k)
+    places = torch.full((len(held),), -1, device=held.device)
+    places[kept] = torch.arange(len(kept), device=held.device)
+    held, squares = held[kept], squares[kept]
     found = []
-    for rows in torch.arange(len(asked)).split(max(1, _BLOCK // len(held))):
-        own = rows.to(held.device) if queries is None else None
-        found.append(_nearest(held, squares, asked[rows.to(held.device)], own, k))
+    for rows in torch.arange(len(asked), device=held.device).split(max(1, _BLOCK // len(held))):
+        own = places[rows] if queries is None else None
+        found.append(_nearest(held, squares, asked[rows], own, k))
     indices, distances = (torch.cat(parts) for parts in zip(*found, strict=True))
+    indices = kept[indices]
     if metric == "cosine":
         distances = distances.square() / 2  # of unit vectors: |a - b|^2 = 2 - 2 a.b
+    if blank.any():  # equally far from all, and not only up to rounding
+        first = torch.arange(k, device=held.device).expand(len(asked), k)
+        own = torch.arange(len(asked), device=held.device)[:, None]
+        first = first + (first >= own) if queries is None else first
+        indices[blank], distances[blank] = first[blank], 1.0
     return Neighbours(indices, distances)
+
+
+def _without_surplus(bank: Tensor, squares: Tensor, k: int) -> Tensor:
+    """Rows without the copies of a row from the (k + 2)-nd on, which are nobody's k nearest.
+
+    Where a layer is dead, all pairs would be candidates.
+    """
+    lengths, group, counts = squares.unique(return_inverse=True, return_counts=True)
+    surplus = torch.zeros_like(squares, dtype=torch.bool)
+    for of in torch.arange(len(lengths), device=bank.device)[counts > k + 1]:
+        rows = (group == of).nonzero().squeeze(1)
+        copies = rows[(bank[rows] == bank[rows[0]]).all(1)]
+        surplus[copies[k + 1 :]] = True
+    return (~surplus).nonzero().squeeze(1)
 
 
 def _nearest(
     bank: Tensor, squares: Tensor, queries: Tensor, own: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor]:
-    """Indices and Euclidean distances (m, k) of a block of queries; `own` are their rows."""
+    """Indices and Euclidean distances (m, k) of a block of queries; `own` their rows, or -1."""
     lengths = queries.square().sum(1, keepdim=True)
     rough = torch.addmm(squares, queries, bank.T, alpha=-2).add_(lengths)  # (m, N)
     if own is not None:
-        rough.scatter_(1, own[:, None], torch.inf)
+        inside = (own >= 0).nonzero().squeeze(1)
+        rough[inside, own[inside]] = torch.inf
     # Of the sums behind |q|^2 - 2 q.b + |b|^2, d terms each, Higham 2002, section 3.1.
     rounding = (bank.shape[1] + 3) * torch.finfo(rough.dtype).eps
     slack = 4 * rounding * (lengths + squares.max())
@@ -210,12 +237,11 @@ def _nearest(
     return indices, distances
 
 
-def _directions(features: Tensor, side: int) -> Tensor:
-    """Unit vectors; zeros, which have no direction, at right angles to all of the other side."""
+def _directions(features: Tensor, beside: float) -> Tensor:
+    """Unit vectors with another column, which is 0, or `beside` where there is no direction."""
     lengths = features.norm(dim=1, keepdim=True)
-    extra = torch.zeros(len(features), 2, dtype=features.dtype, device=features.device)
-    extra[:, side] = (lengths == 0).squeeze(1)
-    return torch.cat([features / lengths.masked_fill(lengths == 0, 1), extra], 1)
+    blank = lengths == 0
+    return torch.cat([features / lengths.masked_fill(blank, 1), beside * blank], 1)
 
 
 def as_features(values: ArrayLike, name: str) -> Tensor:

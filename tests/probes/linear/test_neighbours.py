@@ -232,6 +232,36 @@ def test_identical_examples_are_neighbours_by_index():
     assert found.indices.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1], [0, 1]]
 
 
+@pytest.mark.parametrize("k", [1, 2, 5, 9])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_many_copies_are_neighbours_as_by_brute_force(metric, k):
+    generator = np.random.default_rng(0)
+    # Three points, one of them of zeros, in many copies, among others of the same length.
+    bank = np.array([[0.0, 0], [3, 4], [4, 3], [1, 1]])[
+        generator.choice(4, 50, p=[0.4, 0.4, 0.1, 0.1])
+    ]
+    found = nearest_neighbours(bank, k=k, metric=metric)
+    lengths = np.linalg.norm(bank, axis=1, keepdims=True)
+    points = bank / np.where(lengths, lengths, 1) if metric == "cosine" else bank
+    for row, point in enumerate(points):
+        distances = ((points - point) ** 2).sum(1)
+        if metric == "cosine":
+            distances = 1 - (points * point).sum(1)
+        order = np.lexsort([np.arange(50), distances.round(12)])
+        assert found.indices[row].tolist() == [other for other in order if other != row][:k]
+
+
+def test_a_dead_layer_is_no_work_for_all_pairs(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        module,
+        "_nearest",
+        lambda *args, real=module._nearest: sizes.append(len(args[0])) or real(*args),
+    )
+    nearest_neighbours(np.zeros((500, 8)), k=3, metric="euclidean")
+    assert set(sizes) == {4}
+
+
 def test_single_precision_is_compared_in_double():
     bank, _ = cloud()
     single = torch.tensor(bank, dtype=torch.float32)
