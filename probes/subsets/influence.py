@@ -8,9 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from landscape.errors import RequestError, unknown_choice
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Influence", "influence"]
 
+Table = npt.NDArray[np.floating[Any]]
+
 _METHODS = ("difference", "ridge", "lasso")
 _BLOCK = 2**21  # pairs for which all counts and interval ends are held at a time
 
@@ -36,7 +39,7 @@ class Influence(Result):
 
     Attributes:
         method: how it was estimated.
-        value: (m, n) NaN where an example was in all subsets, or in none.
+        value: (m, n) float64 or float32; NaN where an example was in all subsets, or in none.
         lower: (m, n) of the interval; NaN for "lasso", which has none.
         upper: (m, n)
         num_in: (n,) models that saw the example.
@@ -49,9 +52,9 @@ class Influence(Result):
     convention: ClassVar[str] = "size_matched"
 
     method: Literal["difference", "ridge", "lasso"]
-    value: Floats = field(repr=False)
-    lower: Floats = field(repr=False)
-    upper: Floats = field(repr=False)
+    value: Table = field(repr=False)
+    lower: Table = field(repr=False)
+    upper: Table = field(repr=False)
     num_in: Ints = field(repr=False)
     num_out: Ints = field(repr=False)
     confidence: float

@@ -107,12 +107,12 @@ class SubsetRuns:
     @property
     def num_examples(self) -> int:
         """n."""
-        return self.masks.shape[1]
+        return int(self.masks.shape[1])
 
     @property
     def num_in(self) -> Ints:
         """(n,) models that were trained on an example."""
-        return self.masks.sum(0, dtype=np.int64)
+        return np.asarray(self.masks.sum(0, dtype=np.int64))
 
     @property
     def num_out(self) -> Ints:
@@ -122,7 +122,7 @@ class SubsetRuns:
     @property
     def sizes(self) -> Ints:
         """(T,) examples that a model was trained on."""
-        return self.masks.sum(1, dtype=np.int64)
+        return np.asarray(self.masks.sum(1, dtype=np.int64))
 
     def select(
         self,
