@@ -1,0 +1,186 @@
+"""Softmax regression at P penalties at once: L-BFGS upon a sampled Newton matrix.
+
+Each pass over the data serves all penalties that are still at work. Four stages:
+
+1. the prior's intercept, W = 0;
+2. L-BFGS on a sample of the examples, in coordinates where Böhning's bound is the identity;
+3. at what that found, the Hessian from a few thousand examples, drawn in proportion to the
+   curvature that they have there (1 - sum p^2: next to none where the class is certain);
+4. L-BFGS on all examples, preconditioned by it. 3 and 4 are repeated with what is not done.
+
+60,000 x 128, 10 classes, 12 penalties from 1 to 1e-7, one thread, to 1e-6 of the objective: 4.7 s.
+Examples drawn evenly for 3 take 13 s, since where the fit is good few of them count; 2 without 3
+takes 100 passes and more at the smallest penalties.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from landscape.probes.linear.coordinates import Coordinates, coordinates
+from landscape.probes.linear.descent import descend
+from landscape.probes.linear.logistic import SoftmaxRegression
+
+__all__ = ["Solution", "solve"]
+
+_SAMPLE = 4096  # examples of the first stage and of a Hessian
+_LARGEST_HESSIAN = 3000  # numbers of a probe: beyond, 36 MB a penalty, the bound has to do
+_DAMPING = 1e-6  # of the mean curvature: what float32 leaves of the smallest
+_FIRST_TOLERANCE = 0.3  # the sample's minimum is not that of all examples
+_PASSES_A_HESSIAN = 8  # thereafter a new one is cheaper; measured at 5, 8, 10, 25
+_SEED = 0  # of the sampling, which changes how long it takes and not where it ends
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """P probes.
+
+    Attributes:
+        weights: (P, C, d) float64.
+        intercept: (P, C) float64; the mean over classes is 0.
+        iterations: (P,) passes over all examples.
+        converged: (P,) by the tolerance.
+    """
+
+    weights: Tensor
+    intercept: Tensor
+    iterations: Tensor
+    converged: Tensor
+
+
+def solve(
+    problem: SoftmaxRegression, penalties: Tensor, *, tol: float, max_iterations: int
+) -> Solution:
+    """Minimise at each penalty, infinite ones included.
+
+    Converged means, with the gradient g by the weights of centred features and by the intercept,
+    ||g||_inf <= tol penalty ||W||_inf, or ||g||_inf <= tol^2 ||g(prior)||_inf.
+
+    Args:
+        penalties: (P,) float64 from 0 on.
+    """
+    count, classes = len(penalties), problem.num_classes
+    prior = _prior(problem)
+    weights = prior.new_zeros(count, classes, problem.features.shape[1])
+    intercept = prior.repeat(count, 1)
+    iterations = torch.zeros(count, dtype=torch.int64)
+    converged = torch.ones(count, dtype=torch.bool)
+    finite = penalties.isfinite().nonzero().flatten()
+    if len(finite):
+        frame = coordinates(problem, penalties[finite])
+        theta, iterations[finite], converged[finite] = _minimum(
+            problem, frame, prior, tol, max_iterations
+        )
+        weights[finite], intercept[finite] = frame.probes(theta)
+    return Solution(weights, intercept, iterations, converged)
+
+
+def _minimum(
+    problem: SoftmaxRegression, frame: Coordinates, prior: Tensor, tol: float, budget: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    count = len(frame.penalties)
+    theta = prior.new_zeros(count, len(prior), frame.scales.shape[1])
+    theta[:, :, 0] = prior * frame.scales[:, :1]
+    unit = _prior_gradient(problem, frame, prior)
+    sample = problem.sample(_SAMPLE, _SEED)
+    first = descend(sample, frame, theta, None, unit=unit, tol=_FIRST_TOLERANCE, max_passes=budget)
+    theta = first.theta
+    iterations = torch.zeros(count, dtype=torch.int64)
+    converged = torch.zeros(count, dtype=torch.bool)
+    while True:
+        live = (~converged & (iterations < budget)).nonzero().flatten()
+        if not len(live):
+            return theta, iterations, converged
+        part = frame.at(live)
+        factors = _factors(problem, part, theta[live])
+        left = budget - int(iterations[live].min())
+        passes = min(left, _PASSES_A_HESSIAN) if factors is not None else left
+        found = descend(problem, part, theta[live], factors, unit=unit, tol=tol, max_passes=passes)
+        theta[live] = found.theta
+        iterations[live] += found.passes
+        converged[live] = found.converged
+
+
+def _prior(problem: SoftmaxRegression) -> Tensor:
+    shares = problem.shares.new_zeros(problem.num_classes)
+    logs = shares.index_add_(0, problem.labels, problem.shares).log()
+    return logs - logs.mean()
+
+
+def _prior_gradient(problem: SoftmaxRegression, frame: Coordinates, prior: Tensor) -> Tensor:
+    weights = prior.new_zeros(1, len(prior), problem.features.shape[1])
+    term = problem.data_term(weights, prior[None])
+    centred = term.weight_gradient - term.intercept_gradient[:, :, None] * frame.mean
+    return centred.abs().max()
+
+
+def _factors(problem: SoftmaxRegression, frame: Coordinates, theta: Tensor) -> list[Tensor] | None:
+    """Cholesky factors of the Hessians by theta, float32; None where they would be too large."""
+    if theta[0].numel() > _LARGEST_HESSIAN:
+        return None
+    weights, intercept = frame.probes(theta)
+    curvature = problem.curvature_shares(weights, intercept)
+    generator = torch.Generator().manual_seed(_SEED + 1)
+    penalty_part = frame.penalty_part()
+    factors = []
+    for cell, shares in enumerate(curvature):
+        rows, chances = _drawn(shares, generator)
+        features = problem.features[rows].double()
+        logits = torch.addmm(intercept[cell], features, weights[cell].T)
+        turned = torch.cat(
+            [features.new_ones(len(rows), 1), (features - frame.mean) @ frame.axes], 1
+        )
+        scaled = turned / frame.scales[cell] * (problem.shares[rows] / chances).sqrt()[:, None]
+        hessian = _softmax_hessian(logits.softmax(1).float(), scaled.float())
+        hessian.diagonal().view(len(weights[0]), -1).add_(penalty_part[cell].float())
+        factors.append(_cholesky(hessian, len(weights[0])))
+    return factors
+
+
+def _drawn(shares: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows by systematic sampling, and the chance that each had to be drawn."""
+    if len(shares) <= _SAMPLE or (shares > 0).sum() <= _SAMPLE:
+        rows = shares.nonzero().flatten()
+        return rows, torch.ones(len(rows), dtype=torch.float64)
+    chances = shares * (_SAMPLE / shares.sum())
+    for _ in range(3):  # what is certain to be drawn leaves more for the others
+        certain = chances >= 1
+        others = shares[~certain].sum()
+        if others == 0:
+            break
+        scale = (_SAMPLE - certain.sum()) / others
+        chances = torch.where(certain, 1.0, shares * scale).clamp_(max=1)
+    start = torch.rand(1, generator=generator, dtype=torch.float64)
+    steps = (chances.cumsum(0) + start).floor().diff(prepend=start.new_zeros(1))
+    rows = (steps > 0).nonzero().flatten()
+    return rows, chances[rows]
+
+
+def _softmax_hessian(probabilities: Tensor, features: Tensor) -> Tensor:
+    """(C r, C r): sum_i (diag p - pp')_i (x) x_i x_i'; only its lower blocks are filled."""
+    num_rows, classes = probabilities.shape
+    width = features.shape[1]
+    products = (probabilities[:, :, None] * features[:, None]).reshape(num_rows, -1)
+    hessian = features.new_zeros(classes * width, classes * width)
+    for own in range(classes):
+        block = slice(own * width, (own + 1) * width)
+        hessian[block.start :, block] = -(products[:, block.start :].T @ products[:, block])
+        hessian[block, block] += products[:, block].T @ features
+    return hessian
+
+
+def _cholesky(hessian: Tensor, classes: int) -> Tensor:
+    mean = hessian.diagonal().mean()
+    blocks = hessian.view(classes, len(hessian) // classes, classes, -1)
+    # The same vector in all classes changes no probability: give that direction a curvature.
+    blocks.diagonal(dim1=1, dim2=3).add_(mean / classes)
+    damping = _DAMPING
+    while True:
+        hessian.diagonal().add_(damping * mean)
+        factor, info = torch.linalg.cholesky_ex(hessian)
+        if not info.any() or damping > 1:
+            return factor
+        damping *= 10
