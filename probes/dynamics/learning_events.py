@@ -39,7 +39,7 @@ class ForgettingEvents:
     @property
     def unforgettable(self) -> Bools:
         """Learned, and never forgotten."""
-        return self.learned & (self.count == 0)
+        return np.asarray(self.learned & (self.count == 0))
 
 
 def forgetting_events(correct: ArrayLike, *, fill: float | None = None) -> ForgettingEvents:

@@ -159,7 +159,7 @@ def learnability_curve(correct: ArrayLike | xr.Dataset) -> Floats:
     held = getattr(correct, "data_vars", {}).get("correct")
     if held is not None:
         correct = held.transpose("time", "member", "object", "augmentation").to_numpy()
-    outcomes = as_outcomes(correct)  # type: ignore[arg-type]
+    outcomes = as_outcomes(correct)
     if outcomes.ndim not in (3, 4):
         raise RequestError(
             f"correct has shape {outcomes.shape}, expected (T, N, n, M) or (T, N, n): times, "
@@ -187,7 +187,7 @@ def _measured(logits: Floats, labels: ArrayLike, name: str) -> Floats:
 def _presented(presented: ArrayLike | None, series: Floats) -> Bools:
     if presented is None:
         return np.ones(series.shape, dtype=bool)
-    counted = as_series(presented, "presented") != 0
+    counted = np.asarray(as_series(presented, "presented") != 0)
     if counted.shape != series.shape:
         raise RequestError(
             f"presented has shape {counted.shape}, and what it belongs to {series.shape}. Give "
