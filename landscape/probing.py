@@ -21,6 +21,8 @@ from landscape.curvature.eigenpairs import Eigenpairs
 from landscape.curvature.hessian import HessianOperator
 from landscape.curvature.trace import trace
 from landscape.errors import RequestError
+from landscape.learned_plan import LEARNED_PROBES
+from landscape.learned_probes import LearnedProbes
 from landscape.objective import Objective
 from landscape.path_plan import PATH_PROBES
 from landscape.path_probes import PathProbes
@@ -190,7 +192,7 @@ def probe(
     Args:
         checkpoint: ours, or a foreign one for which `source` names model, data and loss; or a
             family, whose members are measured one after another; a trajectory is of them all, and
-            its record lies beside the last.
+            its record lies beside the last, that of an ensemble and the like beside the first.
         plan: which probes; by default loss and accuracy, eigenvalues at both ends, trace and
             spectral density of the Hessian.
         out: the result file; by default `ckpt.h5` beside the checkpoint.
@@ -303,6 +305,7 @@ class _Task:
 def _tasks(session: _Session, company: Company, plan: Plan) -> Iterator[_Task]:
     slices = SliceProbes(company, plan.slices, seed=plan.seed)
     paths = PathProbes(company, plan.paths, seed=plan.seed)
+    learned = LearnedProbes(company, plan.learned, seed=plan.seed)
     for name in plan.probes:
         ticks = session.ticks(name)
         if name in SLICE_PROBES:
@@ -326,6 +329,13 @@ def _tasks(session: _Session, company: Company, plan: Plan) -> Iterator[_Task]:
                         request, state=state, progress=ticks
                     ),
                 )
+        elif name in LEARNED_PROBES:
+            yield _Task(
+                name,
+                name,
+                learned.settings(name),
+                lambda _, name=name, ticks=ticks: [learned.measure(name, ticks)],  # type: ignore[misc]
+            )
         else:
             settings = plan.settings(name, company.objective.space.size)
             yield _Task(name, name, settings, lambda _, name=name: [session.measure(name)])  # type: ignore[misc]

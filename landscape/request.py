@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from landscape.errors import RequestError, unknown_choice
 from landscape.factory import JSON, Factory
+from landscape.learned_plan import LEARNED_PROBES, OF_SEVERAL, LearnedPlan
 from landscape.path_plan import PATH_PROBES, PathPlan
 from landscape.slice_plan import SLICE_PROBES, SlicePlan
 
@@ -30,7 +31,7 @@ __all__ = ["DEFAULT_PROBES", "NUM_PAIRS", "PROBES", "Plan", "Source", "checkpoin
 __all__ += ["load_objective", "load_point", "open_checkpoint", "planned"]
 
 DEFAULT_PROBES = ("metrics", "eigenvalues", "trace", "density")
-PROBES = (*DEFAULT_PROBES, *SLICE_PROBES, *PATH_PROBES)
+PROBES = (*DEFAULT_PROBES, *SLICE_PROBES, *PATH_PROBES, *LEARNED_PROBES)
 NUM_PAIRS = 10  # eigenpairs, unless asked otherwise
 
 _RECORDED = re.compile(r"step_\d+\.pt")  # what a TrajectoryRecorder writes
@@ -142,6 +143,7 @@ class Plan:
         seed: of all random vectors.
         slices: which line, plane or trajectory, for the probes of these names.
         paths: what between this checkpoint and others, for those of `PATH_PROBES`.
+        learned: what of it was learned, for those of `LEARNED_PROBES`.
     """
 
     probes: Sequence[str] = DEFAULT_PROBES
@@ -153,6 +155,7 @@ class Plan:
     seed: int = 0
     slices: SlicePlan = field(default_factory=SlicePlan)
     paths: PathPlan = field(default_factory=PathPlan)
+    learned: LearnedPlan = field(default_factory=LearnedPlan)
 
     def __post_init__(self) -> None:
         for name in self.probes:
@@ -176,7 +179,7 @@ class Plan:
     def settings(self, name: str, size: int) -> dict[str, object]:
         """What identifies a record of this probe, beside an objective of `size` parameters.
 
-        Of slices and paths `SliceProbes` and `PathProbes` say it, which know the other checkpoints.
+        Of the other plans those say it who carry them out: they know the other checkpoints.
         """
         eigen = {"k": self.num_pairs(size), "which": "BE", "tol": self.tol}
         own: dict[str, dict[str, object]] = {
@@ -243,7 +246,8 @@ def checkpoints_in(path: str | os.PathLike[str]) -> list[Path]:
 def planned(members: Sequence[Path], plan: Plan) -> list[tuple[Path, Plan]]:
     """What is measured of each checkpoint: a trajectory is of all of them, and told of the last.
 
-    What lies between them, where no others are named, is told of the first.
+    What lies between them, where no others are named, is told of the first; so is what is measured
+    of several together.
 
     Raises:
         RequestError: a trajectory of a single checkpoint, or nothing to compare one with.
@@ -267,6 +271,9 @@ def planned(members: Sequence[Path], plan: Plan) -> list[tuple[Path, Plan]]:
             )
         plans[1:] = [_without(own, PATH_PROBES) for own in plans[1:]]
         plans[0] = replace(plans[0], paths=replace(plan.paths, towards=tuple(members[1:])))
+    if any(name in OF_SEVERAL for name in plan.probes):
+        plans[1:] = [_without(own, OF_SEVERAL) for own in plans[1:]]
+        plans[0] = replace(plans[0], learned=replace(plan.learned, members=tuple(members)))
     return [(member, own) for member, own in zip(members, plans, strict=True) if own.probes]
 
 

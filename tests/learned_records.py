@@ -22,7 +22,7 @@ def dynamics(num=60, times=6, *, never=5):
     """The first `never` examples are never right, the last is forgotten twice."""
     generator = np.random.default_rng(0)
     margins = np.linspace(-2, 4, num)
-    learned_at = np.clip(np.arange(num) % times, 0, times - 1).astype(float)
+    learned_at = 10.0 * (np.arange(num) % times)
     ever = np.arange(num) >= never
     forgetting = np.zeros(num)
     forgetting[-1] = 2

@@ -13,6 +13,7 @@ import typer
 
 from landscape.cli.console import Progress, fail, progress_bar
 from landscape.errors import RequestError
+from landscape.learned_plan import LEARNED_PROBES
 from landscape.path_plan import PATH_PROBES
 from landscape.request import Plan, Source, checkpoints_in, planned
 from landscape.slice_plan import SLICE_PROBES
@@ -24,7 +25,7 @@ __all__ = ["MeasuringOptions", "json_object", "measure", "source_of"]
 
 _SHOWN_SECONDS = 0.05
 # What is noted on the objective stands under the metrics; these have doubts of their own.
-_NOTED = ("metrics", *SLICE_PROBES, *PATH_PROBES)
+_NOTED = ("metrics", *SLICE_PROBES, *PATH_PROBES, *LEARNED_PROBES)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import typer
 from landscape.cli.console import print_json
 from landscape.cli.measuring import MeasuringOptions, json_object, measure, source_of
 from landscape.cli.options import chosen, with_options
+from landscape.learned_plan import LEARNED_PROBES, LearnedPlan
 from landscape.path_plan import PATH_PROBES, PathPlan
 from landscape.request import DEFAULT_PROBES, NUM_PAIRS, PROBES, Plan
 from landscape.slice_plan import SLICE_PROBES, SlicePlan
@@ -24,7 +25,7 @@ _LOSS = "cross_entropy, mse, bce, or 'pkg.mod:function': loss(output, target) or
 _PARAMS = "Only the parameters that match this glob; repeat for more, '!glob' takes away."
 
 
-@with_options(SlicePlan, PathPlan)
+@with_options(SlicePlan, PathPlan, LearnedPlan)
 def probe(
     checkpoints: Annotated[list[Path], typer.Argument(metavar="CKPT...", show_default=False)],
     probes: Annotated[
@@ -101,12 +102,13 @@ def probe(
 
     With --probe line, plane or trajectory: the loss along a line, in a plane, or around the path of
     several checkpoints; with barrier, curve, neb, similarity, soup, alignment or repair what lies
-    between them. The options from --towards on are for these. Writes CKPT.h5 beside each
-    checkpoint, record by record; what is there already is skipped.
+    between them; with linear, depth, features, bands or sparsity what was learned, and of several
+    checkpoints ensemble, dynamics or memorization. The options from --towards on are for these.
+    Writes CKPT.h5 beside each checkpoint, record by record; what is there already is skipped.
     """
     others = tuple(towards or ())
     test_arguments = json_object(test_args, "--test-args")
-    slice_plan, path_plan = SlicePlan(), PathPlan()
+    slice_plan, path_plan, learned_plan = SlicePlan(), PathPlan(), LearnedPlan()
     if any(name in SLICE_PROBES for name in probes or ()):
         slice_plan = replace(
             made(SlicePlan, chosen(SlicePlan, given)), towards=others, test_arguments=test_arguments
@@ -114,6 +116,10 @@ def probe(
     if any(name in PATH_PROBES for name in probes or ()):
         path_plan = replace(
             made(PathPlan, chosen(PathPlan, given)), towards=others, test_arguments=test_arguments
+        )
+    if any(name in LEARNED_PROBES for name in probes or ()):
+        learned_plan = replace(
+            made(LearnedPlan, chosen(LearnedPlan, given)), test_arguments=test_arguments
         )
     asked = {
         "probes": probes,
@@ -125,6 +131,7 @@ def probe(
         "seed": seed,
         "slices": slice_plan,
         "paths": path_plan,
+        "learned": learned_plan,
     }
     assert asked.keys() == {field.name for field in fields(Plan)}
     plan = Plan(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]

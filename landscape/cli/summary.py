@@ -191,6 +191,101 @@ def _repair(record: xr.Dataset) -> str:
     return ", ".join([*words, f"variance ratio {ratios[0]:.3f} -> {ratios[1]:.3f}"])
 
 
+def _linear(record: xr.Dataset) -> str:
+    values = headline(record)
+    best = int(record["validation_accuracy"].max("penalty").argmax())
+    layer = record["layer"].values[best]
+    low, high = (100 * record[f"test_{end}"].values[best] for end in ("low", "high"))
+    words = [
+        f"{100 * values['accuracy']:.2f} % [{low:.1f}, {high:.1f}] at {layer!r}, which validation "
+        f"chose of {record.sizes['layer']} layers"
+    ]
+    for name, meaning in (
+        ("knn_accuracy", "neighbours"),
+        ("untrained_accuracy", "untrained network"),
+        ("control_accuracy", "random labels"),
+    ):
+        if name in record and math.isfinite(record[name].values[best]):
+            words.append(f"{meaning} {100 * record[name].values[best]:.1f} %")
+    return ", ".join(words)
+
+
+def _depth(record: xr.Dataset) -> str:
+    values = headline(record)
+    words = f"{values['mean_depth']:.3f} on average of at most {record.sizes['layer'] - 1}"
+    never = int(values["num_undefined"])
+    return words + (f", never settled for {never:,} examples" if never else "")
+
+
+def _features(record: xr.Dataset) -> str:
+    values = headline(record)
+    words = [
+        f"effective number {values['effective_number']:.3g} of {record.sizes['feature']}"
+        if math.isfinite(values["effective_number"])
+        else f"none of {record.sizes['feature']} features used beyond chance"
+    ]
+    for name, meaning in (("accuracy", "alone"), ("flip_rate", "swapped, changes the answers to")):
+        found = record[name].values
+        if math.isfinite(max(found, default=math.nan, key=lambda one: one if one == one else -1)):
+            best = max(range(len(found)), key=lambda k: found[k] if found[k] == found[k] else -1)
+            words.append(f"feature {best} {meaning} {100 * found[best]:.1f} %")
+    return ", ".join(words)
+
+
+def _bands(record: xr.Dataset) -> str:
+    values = headline(record)
+    shares = zip(record["band"].values, record["accuracy"].values, strict=True)
+    kept = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares)
+    return f"accuracy on one band alone: {kept}; on all {100 * values['full_accuracy']:.2f} %"
+
+
+def _sparsity(record: xr.Dataset) -> str:
+    names = ("gini_population", "effective_rank", "dead_share")
+    gini, rank, dead = (float(record[name].mean("layer")) for name in names)
+    return (
+        f"{record.sizes['layer']} layers, on average Gini {gini:.3f}, effective rank {rank:.3g}, "
+        f"{100 * dead:.1f} % of the units dead"
+    )
+
+
+def _ensemble(record: xr.Dataset) -> str:
+    values = headline(record)
+    low, high = (100 * values[f"ensemble_accuracy_{end}"] for end in ("low", "high"))
+    mean = 100 * float(record["accuracy"].mean())
+    words = [
+        f"{record.sizes['member']} networks, accuracy {100 * values['ensemble_accuracy']:.2f} % "
+        f"[{low:.1f}, {high:.1f}] (members {mean:.2f} %)",
+        f"NLL {values['ensemble_nll']:.4g}, calibrated {values['calibrated_nll']:.4g}",
+        f"calibration error {values['ensemble_ece_debiased']:.2g}",
+    ]
+    if math.isfinite(values["disagreement"]):
+        words.append(f"disagreement {values['disagreement']:.4g}")
+    return ", ".join(words)
+
+
+def _dynamics(record: xr.Dataset) -> str:
+    values = headline(record)
+    return (
+        f"{record.sizes['example']:,} examples at {record.sizes['time']} times, "
+        f"{values['num_never_learned']:.0f} never right, {values['num_unforgettable']:.0f} never "
+        f"forgotten, {values['mean_forgetting']:.3g} forgetting events on average"
+    )
+
+
+def _memorization(record: xr.Dataset) -> str:
+    values = headline(record)
+    words = [
+        f"{values['mean_memorization']:.4f} on average over {record.sizes['example']:,} examples "
+        f"and {values['num_models']:.0f} networks",
+        f"{values['num_memorized']:.0f} with 0.25 or more",
+    ]
+    if values["num_undefined"]:
+        words.append(f"{values['num_undefined']:.0f} undefined")
+    if math.isfinite(values.get("split_half", math.nan)):
+        words.append(f"reliability of halves {values['split_half']:.3f}")
+    return ", ".join(words)
+
+
 def _within(value: float, radius: float) -> str:
     """`3.0369 +- 2e-06`, with as many digits as the radius leaves, six at most."""
     return f"{value:.6g} +- {radius:.1g}"
@@ -204,20 +299,28 @@ _CAVEATS = {
 
 _WRITERS = {
     "alignment": _alignment,
+    "bands": _bands,
     "barrier": _barrier,
     "barrier_matrix": _barrier_matrix,
     "curve": _curve,
     "density": _density,
+    "depth": _depth,
+    "dynamics": _dynamics,
     "eigenvalues": _eigenvalues,
+    "ensemble": _ensemble,
+    "features": _features,
     "grid": _sweep,
     "line": _sweep,
+    "linear": _linear,
     "lines": _sweep,
+    "memorization": _memorization,
     "metrics": _metrics,
     "neb": _neb,
     "plane": _sweep,
     "repair": _repair,
     "similarity": _similarity,
     "soup": _soup,
+    "sparsity": _sparsity,
     "topology": _topology,
     "trace": _trace,
     "trajectory": _trajectory,

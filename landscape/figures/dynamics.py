@@ -97,7 +97,6 @@ def _draw_map(axis: Axes, data: xr.Dataset, ever: NDArray[np.bool_]) -> list[Art
 
 def _draw_learning(axis: Axes, data: xr.Dataset) -> list[Artist]:
     times = data["time"].to_numpy().astype(float)
-    last = len(times)
     count = data.sizes["example"]
     handles: list[Artist] = []
     (line,) = axis.plot(
@@ -109,7 +108,7 @@ def _draw_learning(axis: Axes, data: xr.Dataset) -> list[Artist]:
         ("iteration_learned", ":", "right from here on"),
     ):
         when = data[name].to_numpy()
-        reached = [float(np.sum(when <= step)) / count for step in range(last)]
+        reached = [float(np.sum(when <= time)) / count for time in times]
         (line,) = axis.plot(times, reached, color=GREY, linestyle=style, label=words)
         handles.append(line)
     axis.set_ylim(-0.03, 1.03)

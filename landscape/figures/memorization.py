@@ -112,7 +112,7 @@ def _draw_sorted(axis: Axes, data: xr.Dataset) -> list[Artist]:
         handles.append(
             axis.axhline(
                 float(data["null_high"]), color=GREY, linewidth=0.9, linestyle=":",
-                label="97.5 % of the permuted",
+                label="greatest of all by chance (97.5 %)",
             )
         )  # fmt: skip
     axis.set_ylim(min(-0.1, float(low[held].min(initial=0.0))), 1.05)
