@@ -57,8 +57,10 @@ _MEASURES: dict[str, tuple[str, str]] = {
     "alpha_req_error": ("1", "standard error of that slope, as a regression's"),
     "num_units": ("unit", "units of the layer"),
 }
-_HEADLINES = ("hoyer_population", "gini_population", "dead_share", "dormant_share")
-_HEADLINES += ("participation_ratio", "effective_rank")
+_HEADLINES = (
+    *("hoyer_population", "gini_population", "dead_share", "dormant_share"),
+    *("participation_ratio", "effective_rank"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -275,4 +277,4 @@ def _standard_error(values: Tensor) -> float:
     known = values[~values.isnan()]
     if len(known) < 2:
         return float("nan")
-    return (known.std() / len(known) ** 0.5).item()
+    return known.std().item() / len(known) ** 0.5

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from landscape.errors import RequestError
 from landscape.losses import TARGET_KEYS
 from landscape.objective import Objective
 
-__all__ = ["Network", "classes_of", "inputs_of", "network_at"]
+__all__ = ["Network", "classes_of", "inputs_of", "network_at", "opened"]
 
 Network = Callable[[Tensor], Tensor]
 
@@ -39,12 +39,39 @@ def network_at(objective: Objective, theta: Tensor | None = None) -> Iterator[Ne
             dtype = objective.space.dtype if inputs.is_floating_point() else inputs.dtype
             moved = inputs.to(objective.device, dtype)
             output = functional_call(objective.model, tensors, (moved,))
-            return _logits(output)
+            return _tensor(output)
 
         yield network
 
 
-def _logits(output: object) -> Tensor:
+@contextmanager
+def opened(network: Objective | Network, theta: Tensor | None = None) -> Iterator[Network]:
+    """An objective's network, as `network_at`, or a function of inputs as it is; no gradients.
+
+    A module is in eval mode inside, and as it was outside.
+
+    Raises:
+        RequestError: theta for what is no objective.
+    """
+    if isinstance(network, Objective):
+        with network_at(network, theta) as found:
+            yield found
+        return
+    if theta is not None:
+        raise RequestError("theta is a point of an objective; a function of inputs has none.")
+    modules = list(network.modules()) if isinstance(network, nn.Module) else []
+    flags = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        with torch.no_grad():
+            yield lambda inputs: _tensor(network(inputs))
+    finally:
+        for module, flag in zip(modules, flags, strict=True):
+            module.training = flag
+
+
+def _tensor(output: object) -> Tensor:
     found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(found, Tensor):
         raise RequestError(

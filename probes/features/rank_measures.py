@@ -108,8 +108,7 @@ def effective_rank(
     else:
         spectrum = torch.linalg.svdvals(_scaled(_centred(values) if center else values))
         spectrum = spectrum.square() if of == "variances" else spectrum
-    share = spectrum / spectrum.sum()
-    return torch.special.entr(share).sum().exp()
+    return _exp_entropy(spectrum / spectrum.sum())
 
 
 def rankme(features: ArrayLike) -> Tensor:
@@ -128,8 +127,7 @@ def rankme(features: ArrayLike) -> Tensor:
     """
     values = _features(features)
     spectrum = values if values.ndim == 1 else torch.linalg.svdvals(_scaled(values))
-    share = spectrum / spectrum.sum() + _RANKME_SHIFT
-    return torch.special.entr(share).sum().exp()
+    return _exp_entropy(spectrum / spectrum.sum() + _RANKME_SHIFT)
 
 
 def alpha_req(
@@ -184,6 +182,11 @@ def _scaled(values: Tensor) -> Tensor:
     """Divided by the largest magnitude, so that no fourth power overflows or vanishes."""
     largest = values.abs().max()
     return values / largest if largest > 0 else values
+
+
+def _exp_entropy(shares: Tensor) -> Tensor:
+    entropies: Tensor = torch.special.entr(shares)
+    return entropies.sum().exp()
 
 
 def _traces(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,9 @@ def hoyer(x: ArrayLike, dim: int = -1) -> Tensor:
     """
     size = _magnitudes(x, dim)
     root = size.shape[dim] ** 0.5
-    return (root - size.sum(dim) / torch.linalg.vector_norm(size, dim=dim)) / (root - 1)
+    norm: Tensor = torch.linalg.vector_norm(size, dim=dim)
+    # Of one entry 0 / 0, which is NaN: it is all alike and one-hot at once.
+    return (root - size.sum(dim) / norm) / (root - 1)
 
 
 def gini(x: ArrayLike, dim: int = -1) -> Tensor:
