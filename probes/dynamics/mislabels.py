@@ -21,6 +21,8 @@ __all__ = [
     "threshold_samples",
 ]
 
+_AWAY = 1e-12
+
 
 @dataclass(frozen=True, eq=False)
 class NoisyLabelAuc:
@@ -92,8 +94,9 @@ def _newcombe(value: float, first: int, second: int, confidence: float) -> tuple
         variance = area * (1 - area) * spread / (first * second)
         return abs(area - value) - bound * math.sqrt(variance)
 
-    low = 0.0 if value == 0 else float(optimize.brentq(excess, 0.0, value))
-    high = 1.0 if value == 1 else float(optimize.brentq(excess, value, 1.0))
+    # Not from `value` itself: at 0 and 1, where nothing varies, it is a solution, too.
+    low = 0.0 if value == 0 else float(optimize.brentq(excess, 0.0, value - _AWAY))
+    high = 1.0 if value == 1 else float(optimize.brentq(excess, value + _AWAY, 1.0))
     return low, high
 
 
