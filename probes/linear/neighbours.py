@@ -20,7 +20,7 @@ __all__ = [
     "Metric",
     "Neighbours",
     "NeighboursProbe",
-    "as_features",
+    "as_matrix",
     "knn_probe",
     "nearest_neighbours",
     "vote",
@@ -88,12 +88,12 @@ def knn_probe(
 
     Source: Wu et al. 2018, arXiv:1805.01978, with cosine, k=200 and temperature .1.
     """
-    bank = as_features(features, "features")
+    bank = as_matrix(features, "features")
     known = as_labels(labels, "labels")
     _check_length("labels", len(known), "features", len(bank))
     asked, right = None, known
     if test is not None:
-        asked, right = as_features(test[0], "test features"), as_labels(test[1], "test labels")
+        asked, right = as_matrix(test[0], "test features"), as_labels(test[1], "test labels")
         _check_length("test labels", len(right), "test features", len(asked))
     found = nearest_neighbours(bank, asked, k=k, metric=metric)
     predictions = vote(found, known, temperature=temperature)
@@ -154,8 +154,8 @@ def nearest_neighbours(
     """
     if metric not in _METRICS:
         raise unknown_choice("metric", metric, _METRICS)
-    held = as_features(bank, "the bank")
-    asked = held if queries is None else as_features(queries, "queries").to(held.device)
+    held = as_matrix(bank, "the bank")
+    asked = held if queries is None else as_matrix(queries, "queries").to(held.device)
     if asked.shape[1] != held.shape[1]:
         raise RequestError(
             f"queries have {asked.shape[1]} features and the bank {held.shape[1]}: give the "
@@ -244,7 +244,7 @@ def _directions(features: Tensor, beside: float) -> Tensor:
     return torch.cat([features / lengths.masked_fill(blank, 1), beside * blank], 1)
 
 
-def as_features(values: ArrayLike, name: str) -> Tensor:
+def as_matrix(values: ArrayLike, name: str) -> Tensor:
     """(N, d) float64, where the values are; not a copy unless it has to be.
 
     Raises:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from landscape.errors import RequestError
 from landscape.probes.arrays import ArrayLike, as_floats, as_labels
-from landscape.probes.linear.neighbours import as_features
+from landscape.probes.linear.neighbours import as_matrix
 from landscape.similarity.bootstrap import wilson
 
 __all__ = ["RidgeProbe", "ridge_probe"]
@@ -62,7 +62,7 @@ class RidgeProbe:
 
     def predict(self, features: ArrayLike) -> Tensor:
         """(M, C) outputs at the chosen penalty for features (M, d)."""
-        matrix = as_features(features, "features").to(self.weights.device)
+        matrix = as_matrix(features, "features").to(self.weights.device)
         return matrix @ self.weights[self.chosen].T + self.intercept[self.chosen]
 
 
@@ -87,7 +87,7 @@ def ridge_probe(
 
     Source: Hoerl and Kennard 1970; left-out residuals e_i / (1 - H_ii), Allen 1974 (PRESS).
     """
-    inputs = as_features(features, "features")
+    inputs = as_matrix(features, "features")
     outputs, classes = _as_targets(targets, inputs)
     lambdas = torch.from_numpy(as_floats(penalties, "penalties", "(P,)")).to(inputs.device)
     if not len(lambdas) or not lambdas.isfinite().all() or (lambdas < 0).any():
@@ -194,7 +194,7 @@ def _as_targets(targets: ArrayLike, inputs: Tensor) -> tuple[Tensor, Tensor | No
         )
     if not is_labels:
         rows = whole[:, None] if whole.ndim == 1 else whole
-        return as_features(rows, "targets").to(inputs.device), None
+        return as_matrix(rows, "targets").to(inputs.device), None
     labels = torch.from_numpy(as_labels(whole, "targets")).to(inputs.device)
     classes, columns = labels.unique(return_inverse=True)
     return torch.nn.functional.one_hot(columns, len(classes)).double(), classes
