@@ -1,4 +1,4 @@
-"""Agreement: SciPy's rank correlation, on what two scores have in common; and runs on an example."""
+"""Agreement: SciPy's rank correlation, on what two scores share; and of runs, on an example."""
 
 from __future__ import annotations
 

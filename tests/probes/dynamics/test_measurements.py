@@ -88,7 +88,9 @@ def test_a_class_that_is_masked_out_is_an_answer():
 def test_half_precision_is_measured_in_double():
     found = measurements(torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16), torch.tensor([1]))
     assert found.dtype == torch.float64
-    assert found[0, MEASUREMENTS.index("loss")] == pytest.approx(math.log1p(math.exp(-1)), rel=1e-14)
+    assert found[0, MEASUREMENTS.index("loss")] == pytest.approx(
+        math.log1p(math.exp(-1)), rel=1e-14
+    )
 
 
 def test_more_dimensions_are_more_examples():

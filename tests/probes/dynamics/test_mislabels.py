@@ -1,4 +1,4 @@
-"""Finding noisy labels: ties are half, intervals cover, threshold samples have no say of their own."""
+"""Finding noisy labels: ties are half, intervals cover, threshold samples have no say."""
 
 from __future__ import annotations
 

@@ -122,7 +122,9 @@ def test_scores_go_with_their_examples():
     np.testing.assert_array_equal(
         aum(moved.margin, space="logit"), aum(still.margin, space="logit")[order]
     )
-    np.testing.assert_array_equal(el2n(logits[:, order], labels[order]), el2n(logits, labels)[order])
+    np.testing.assert_array_equal(
+        el2n(logits[:, order], labels[order]), el2n(logits, labels)[order]
+    )
 
 
 def test_r_t_is_the_share_of_copies_and_augmentations():
