@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from torch import Tensor
 
 from landscape.errors import RequestError, unknown_choice
 from landscape.probes.arrays import ArrayLike, Bools, Floats, Ints, as_bools, as_floats, as_labels
@@ -68,8 +69,9 @@ class Copies:
             RequestError: empty or of another shape; values other than 0 and 1; labels, times or
                 objects that do not fit; an object twice; a chance that is no probability.
         """
-        has_views = np.ndim(correct) != 3
-        answers = as_bools(correct, "correct", "(T, N, K, M)" if has_views else "(T, N, K)")
+        given = correct if isinstance(correct, Tensor) else np.asarray(correct)
+        has_views = given.ndim != 3
+        answers = as_bools(given, "correct", "(T, N, K, M)" if has_views else "(T, N, K)")
         if not has_views:
             answers = answers[..., None]
         if not answers.size:
@@ -162,42 +164,42 @@ class Copies:
     @property
     def num_times(self) -> int:
         """T."""
-        return self.correct.shape[0]
+        return int(self.correct.shape[0])
 
     @property
     def num_copies(self) -> int:
         """N, without those that were dropped."""
-        return self.correct.shape[1]
+        return int(self.correct.shape[1])
 
     @property
     def num_objects(self) -> int:
         """K."""
-        return self.correct.shape[2]
+        return int(self.correct.shape[2])
 
     @property
     def num_augmentations(self) -> int:
         """M."""
-        return self.correct.shape[3]
+        return int(self.correct.shape[3])
 
     @cached_property
     def learnability(self) -> Floats:
         """(T, K) r_t: share of copies and augmentations that are correct on an object."""
-        return self.correct.mean((1, 3))
+        return np.asarray(self.correct.mean((1, 3)))
 
     @cached_property
     def view_learnability(self) -> Floats:
         """(T, K, M) share of copies that are correct on one view."""
-        return self.correct.mean(1)
+        return np.asarray(self.correct.mean(1))
 
     @cached_property
     def copy_learnability(self) -> Floats:
         """(T, N, K) share of an object's views on which one copy is correct."""
-        return self.correct.mean(3)
+        return np.asarray(self.correct.mean(3))
 
     @cached_property
     def mean_learnability(self) -> Floats:
         """(T,) mean of r_t over the objects: the area under its sorted curve."""
-        return self.correct.mean((1, 2, 3))
+        return np.asarray(self.correct.mean((1, 2, 3)))
 
     @property
     def standard_error(self) -> Floats:

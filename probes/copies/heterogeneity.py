@@ -233,4 +233,4 @@ def _summed_distances(curves: Ints) -> Ints:
     summed = before * values - below + above - (count - 1 - before) * values
     distances = np.empty_like(summed)
     np.put_along_axis(distances, order, summed, 0)
-    return distances.sum(1)
+    return np.asarray(distances.sum(1))

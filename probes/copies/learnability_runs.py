@@ -86,9 +86,10 @@ def one_epoch_learnability(
 ) -> dict[str, ErrorRates]:
     """Train many networks for an epoch, each from its own weights and in its own order.
 
-    On real data some examples are easy for all networks and some are hard; on noise they are all
-    alike, so that the sorted P_i follow the binomial null. The controls show whether they do here,
-    with the same initial weights, orders and number of steps.
+    Where some examples are easy for all networks and some are hard, the sorted P_i leave the
+    binomial null of equal hardness. The controls say how much of that noise would give, too, with
+    the same initial weights, orders and number of steps: chance regularities of few examples, and
+    the classes that a network prefers, make noise uneven as well.
 
     Args:
         model_factory: makes a network of one shape with weights from torch's global generator,

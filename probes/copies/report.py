@@ -215,7 +215,7 @@ def copies_report(
         classes = class_learnability(
             copies, components.systematic.value, confidence=confidence, seed=seeds[4]
         )
-    notes = ()
+    notes: tuple[str, ...] = ()
     if copies.num_dropped:
         notes = (f"{copies.num_dropped} copies diverged and were left out",)
     return CopiesReport(
