@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 from landscape.errors import RequestError
 from landscape.probes.dynamics.learning_events import iteration_learned
+from landscape.probes.dynamics.mislabels import noisy_label_auc
+from landscape.probes.dynamics.recorder import Recorder
 from landscape.probes.dynamics.second_split import second_split_forgetting, second_split_protocol
 
 
@@ -79,3 +84,39 @@ def test_what_cannot_be_split_or_does_not_fit_is_refused():
         second_split_protocol(lambda *_: [[0]], 4, seeds=[])
     with pytest.raises(RequestError, match=r"expected \(T, 2\)"):
         second_split_protocol(lambda *_: [[0]], 4, seeds=[0])
+
+
+@pytest.mark.slow
+def test_mislabeled_digits_are_forgotten_first():
+    from sklearn.datasets import load_digits
+
+    from landscape.trainers.data.label_noise import noisy_labels
+
+    images, classes = load_digits(return_X_y=True)
+    inputs = torch.tensor(images, dtype=torch.float32) / 16
+    noise = noisy_labels(torch.tensor(classes), 10, "symmetric", 0.1, seed=0)
+    labels = noise.labels
+
+    def run(first, second, seed):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+        def epoch(part):
+            for at in torch.tensor(part)[torch.randperm(len(part))].split(64):
+                optimizer.zero_grad()
+                F.cross_entropy(model(inputs[at]), labels[at]).backward()
+                optimizer.step()
+
+        recorder = Recorder(labels[first], 10, mode="eval")
+        data = inputs[first], labels[first]
+        for _ in range(100):
+            epoch(first)
+        for _ in range(10):
+            recorder.evaluate(model, data)
+            epoch(second)
+        return recorder.history.correct
+
+    found = second_split_protocol(run, len(labels), seeds=[0])
+    assert found.num_unlearned.mean() < 0.02
+    assert noisy_label_auc(found.value, noise.changed, noisy="low").low > 0.9
