@@ -9,7 +9,7 @@ from torch import Tensor
 
 from landscape.probes.linear.logistic import DataTerm, SoftmaxRegression, row_blocks
 
-__all__ = ["Coordinates", "coordinates"]
+__all__ = ["Coordinates", "centred_gram", "coordinates", "weighted_mean"]
 
 _INTERCEPT_VARIANCE = 1.0  # of the feature that is 1 for all
 
@@ -65,13 +65,9 @@ class Coordinates:
 def coordinates(problem: SoftmaxRegression, penalties: Tensor) -> Coordinates:
     """From one pass over the features and one eigendecomposition, of the smaller Gram matrix."""
     num_examples, width = problem.features.shape
-    mean = features_mean(problem)
+    mean = weighted_mean(problem)
     if width <= num_examples:
-        gram = problem.shares.new_zeros(width, width)
-        for rows in row_blocks(num_examples, width):
-            centred = problem.features[rows].double() - mean
-            gram.addmm_(centred.T * problem.shares[rows], centred)
-        variances, axes = _positive(gram)
+        variances, axes = _positive(centred_gram(problem, mean))
     else:
         rooted = (problem.features.double() - mean) * problem.shares.sqrt()[:, None]
         variances, left = _positive(rooted @ rooted.T)
@@ -82,12 +78,22 @@ def coordinates(problem: SoftmaxRegression, penalties: Tensor) -> Coordinates:
     return Coordinates(mean, axes, scales.sqrt_(), penalties)
 
 
-def features_mean(problem: SoftmaxRegression) -> Tensor:
+def weighted_mean(problem: SoftmaxRegression) -> Tensor:
     """(d,) float64, weighted as the examples are."""
     mean = problem.shares.new_zeros(problem.features.shape[1])
     for rows in row_blocks(len(problem.labels), len(mean)):
         mean += problem.shares[rows] @ problem.features[rows].double()
     return mean
+
+
+def centred_gram(problem: SoftmaxRegression, mean: Tensor) -> Tensor:
+    """(d, d) covariance of the features, weighted as the examples are."""
+    width = len(mean)
+    gram = problem.shares.new_zeros(width, width)
+    for rows in row_blocks(len(problem.labels), width):
+        centred = problem.features[rows].double() - mean
+        gram.addmm_(centred.T * problem.shares[rows], centred)
+    return gram
 
 
 def _positive(gram: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,83 +7,15 @@ The objective is that of `logistic`, its minimum found by `newton`. Probes with 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Literal, overload
+from typing import overload
 
-import torch
-from torch import Tensor
-
-from landscape.errors import RequestError, unknown_choice
-from landscape.probes.arrays import ArrayLike, as_floats
-from landscape.probes.linear.labelled import (
-    Features,
-    Labelled,
-    as_classes,
-    as_weights,
-    hold_out,
-    layers,
-)
-from landscape.probes.linear.logistic import SoftmaxRegression
+from landscape.errors import RequestError
+from landscape.probes.arrays import ArrayLike
+from landscape.probes.linear.grid import LinearProbe, Method, Pair, Selection, fit_grid
+from landscape.probes.linear.labelled import Features
 from landscape.probes.linear.newton import solve
 
-__all__ = ["LinearProbe", "Selection", "linear_probe"]
-
-Selection = Literal["accuracy", "loss"]
-Pair = tuple[Features, ArrayLike]
-
-_SELECTIONS = ("accuracy", "loss")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LinearProbe:
-    """Logistic regression at P penalties; with several layers, everything but `penalties`,
-    `classes` has a leading L. All are float64 unless said otherwise.
-
-    Attributes:
-        penalties: (P,) as they were given.
-        classes: (C,) int64 labels that the training examples have, ascending.
-        weights: (P, C, d) in the features' own units.
-        intercept: (P, C); the mean over the classes is 0.
-        objective: (P,) what was minimised, at its end.
-        gradient_norm: (P,) largest entry of its gradient there, by weights and intercept.
-        iterations: (P,) int64 passes over the training examples.
-        converged: (P,) bool, see `linear_probe`.
-        train_accuracy: (P,) weighted like the objective; so is `train_loss`.
-        train_loss: (P,) mean cross-entropy, in nats, without the penalty.
-        validation_accuracy: (P,) None without validation; so is `validation_loss`.
-        validation_loss: (P,) infinite where a class occurs that training did not have.
-        test_accuracy: (P,) None without test; so is `test_loss`.
-        test_loss: (P,) as `validation_loss`.
-        chosen: () int64, index of the penalty that validation chose; None where there is none:
-            then nothing was chosen, and the best of the others' numbers would be biased.
-    """
-
-    penalties: Tensor
-    classes: Tensor
-    weights: Tensor
-    intercept: Tensor
-    objective: Tensor
-    gradient_norm: Tensor
-    iterations: Tensor
-    converged: Tensor
-    train_accuracy: Tensor
-    train_loss: Tensor
-    validation_accuracy: Tensor | None = None
-    validation_loss: Tensor | None = None
-    test_accuracy: Tensor | None = None
-    test_loss: Tensor | None = None
-    chosen: Tensor | None = None
-
-    @property
-    def accuracy(self) -> Tensor:
-        """(P,) of validation; of training where there is no validation. Never of test."""
-        found = self.validation_accuracy
-        return self.train_accuracy if found is None else found
-
-    @property
-    def loss(self) -> Tensor:
-        """(P,) mean cross-entropy of the examples that `accuracy` is of."""
-        return self.train_loss if self.validation_loss is None else self.validation_loss
+__all__ = ["LinearProbe", "linear_probe"]
 
 
 @overload
@@ -169,155 +101,24 @@ def linear_probe(
         RequestError: fewer than two classes or no example, features that are not finite, parts
             that do not fit together, negative penalties or weights, an unknown `select`.
     """
-    if select not in _SELECTIONS:
-        raise unknown_choice("selection", select, _SELECTIONS)
     if not 0 < tol < 1 or max_iterations < 1:
         raise RequestError(
             f"tol={tol}, max_iterations={max_iterations}: expected 0 < tol < 1 and 1 or more."
         )
-    train = Labelled(layers(features, "features"), as_classes(labels, "labels"))
-    shares = as_weights(sample_weights, len(train.labels))
-    held = None
-    if isinstance(validation, tuple):
-        held = _part(validation, "validation", train)
-    elif validation is not None:
-        kept, rows = hold_out(train, validation, seed)
-        train, held, shares = train.at(kept), train.at(rows), shares[kept]
-        shares = as_weights(shares, len(shares))
-    tested = None if test is None else _part(test, "test", train)
-    parts = {"validation": held, "test": tested}
-    grid = _grid(penalties)
-    found = {
-        name: _of_layer(name, train, shares, parts, grid, standardize, select, tol, max_iterations)
-        for name in train.layers
-    }
-    if isinstance(features, Mapping):
-        return found
-    return found[""] if "" in found else _stacked(list(found.values()))
-
-
-def _part(pair: Pair, name: str, train: Labelled) -> Labelled:
-    if len(pair) != 2:
-        raise RequestError(f"{name} has {len(pair)} parts, expected a pair (features, labels).")
-    part = Labelled(layers(pair[0], f"{name} features"), as_classes(pair[1], f"{name} labels"))
-    if set(part.layers) != set(train.layers):
-        raise RequestError(
-            f"{name} has the layers {sorted(part.layers)} and training {sorted(train.layers)}: "
-            "give both in the same form."
-        )
-    for key, kept in train.layers.items():
-        if part.layers[key].shape[1] != kept.shape[1]:
-            raise RequestError(
-                f"{name} has {part.layers[key].shape[1]} features and training {kept.shape[1]}: "
-                "give those of the same layer."
-            )
-    return part
-
-
-def _grid(penalties: ArrayLike) -> Tensor:
-    grid = torch.from_numpy(as_floats(penalties, "penalties", "(P,)"))
-    if not len(grid) or not (grid >= 0).all():
-        raise RequestError(
-            f"penalties={grid.tolist()}, expected one or more numbers from 0 on, infinity included."
-        )
-    return grid
-
-
-def _of_layer(
-    name: str,
-    train: Labelled,
-    shares: Tensor,
-    parts: Mapping[str, Labelled | None],
-    penalties: Tensor,
-    standardize: bool,
-    select: Selection,
-    tol: float,
-    max_iterations: int,
-) -> LinearProbe:
-    classes = train.labels[shares > 0].unique()
-    if len(classes) < 2:
-        raise RequestError(
-            f"the training labels are all {classes.tolist()}: a probe needs two classes or more."
-        )
-    # Examples without weight may be of a class without weight.
-    rows = (shares > 0).nonzero().flatten()
-    features = train.layers[name]
-    if len(rows) < len(shares):
-        features, shares = features[rows], shares[rows]
-    labels = torch.searchsorted(classes, train.labels[rows])
-    problem = SoftmaxRegression(features, labels, shares, len(classes))
-    if standardize:
-        deviation = _deviations(problem)
-        scaled = SoftmaxRegression(features.double() / deviation, labels, shares, len(classes))
-    else:
-        deviation, scaled = torch.ones(features.shape[1], dtype=torch.float64), problem
-    solution = solve(scaled, penalties, tol=tol, max_iterations=max_iterations)
-    weights, intercept = solution.weights / deviation, solution.intercept
-    term = scaled.data_term(solution.weights, intercept)
-    pull = torch.where(penalties.isinf(), 0.0, penalties)[:, None, None] * solution.weights
-    gradient = term.weight_gradient + pull
-    gradient[penalties.isinf()] = 0  # there W is no choice
-    norm = torch.maximum(gradient.abs().amax((1, 2)), term.intercept_gradient.abs().amax(1))
-    train_accuracy, train_loss = problem.scores(weights, intercept)
-    is_separable = ((1 - train_accuracy).abs() < 1e-12) & (penalties == 0)
-    scores: dict[str, Tensor] = {}
-    for part, examples in parts.items():
-        if examples is not None:
-            judged = _judged(examples.layers[name], examples.labels, classes)
-            scores[f"{part}_accuracy"], scores[f"{part}_loss"] = judged.scores(weights, intercept)
-    return LinearProbe(
-        penalties=penalties,
-        classes=classes,
-        weights=weights,
-        intercept=intercept,
-        objective=train_loss + (pull * solution.weights).sum((1, 2)) / 2,
-        gradient_norm=norm,
-        iterations=solution.iterations,
-        converged=solution.converged & ~is_separable,
-        train_accuracy=train_accuracy,
-        train_loss=train_loss,
-        chosen=_chosen(penalties, scores, select) if parts["validation"] is not None else None,
-        **scores,
+    method = Method(
+        solve=lambda problem, grid: solve(problem, grid, tol=tol, max_iterations=max_iterations),
+        value=lambda weights: weights.square().sum((1, 2)) / 2,
+        violation=lambda term, weights, grid: term.weight_gradient + grid[:, None, None] * weights,
     )
-
-
-def _deviations(problem: SoftmaxRegression) -> Tensor:
-    """(d,) standard deviations, 1 for what does not vary."""
-    features = problem.features.double()
-    centred = features - problem.shares @ features
-    found = (problem.shares @ centred.square_()).sqrt_()
-    scale = features.abs().amax(0)
-    return torch.where(found > 1e-12 * scale, found, 1.0)
-
-
-def _judged(features: Tensor, labels: Tensor, classes: Tensor) -> SoftmaxRegression:
-    found = torch.searchsorted(classes, labels).clamp_max(len(classes) - 1)
-    found = torch.where(classes[found] == labels, found, -1)
-    return SoftmaxRegression(features, found, as_weights(None, len(labels)), len(classes))
-
-
-def _chosen(penalties: Tensor, scores: Mapping[str, Tensor], select: Selection) -> Tensor:
-    accuracy, loss = scores["validation_accuracy"].tolist(), scores["validation_loss"].tolist()
-
-    def rank(index: int) -> tuple[float, float, float]:
-        # Accuracies are sums of shares: equal counts may differ by rounding.
-        first = -round(accuracy[index], 12) if select == "accuracy" else 0.0
-        return first, loss[index], -float(penalties[index])
-
-    return torch.tensor(min(range(len(penalties)), key=rank))
-
-
-def _stacked(probes: list[LinearProbe]) -> LinearProbe:
-    widths = {probe.weights.shape[2] for probe in probes}
-    if len(widths) > 1:
-        raise RequestError(
-            f"the layers have {sorted(widths)} features: give layers of different widths by name, "
-            "as a mapping, for one result each."
-        )
-    shared = {"penalties", "classes"}
-    stacked = {}
-    for field in fields(LinearProbe):
-        values = [getattr(probe, field.name) for probe in probes]
-        whole = field.name in shared or values[0] is None
-        stacked[field.name] = values[0] if whole else torch.stack(values)
-    return LinearProbe(**stacked)
+    return fit_grid(
+        method,
+        features,
+        labels,
+        penalties,
+        validation=validation,
+        test=test,
+        sample_weights=sample_weights,
+        standardize=standardize,
+        select=select,
+        seed=seed,
+    )
