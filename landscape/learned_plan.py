@@ -38,7 +38,7 @@ _OPTIONS = {
         "num_neighbors",
         *_TEST,
     ),
-    "depth": ("layers", "layer_pool", "num_neighbors", "target"),
+    "depth": ("layers", "layer_pool", "num_neighbors", "target", *_TEST),
     "features": ("blocks",),
     "bands": ("borders", "band_norm"),
     "sparsity": ("layers", "layer_pool", "dormant_below"),
@@ -68,14 +68,16 @@ class LearnedPlan:
     validation_share: float = option(0.2, "of the data, which chooses the penalty", above=0)
     controls: bool = option(True, "linear probes of random labels and of an untrained network")
     num_neighbors: int = option(30, "of nearest-neighbour probes", low=1)
-    target: Literal["model", "label", "consensus"] = option(
+    target: Literal["model", "label"] = option(
         "model", "with what the probes of a depth have to agree"
     )
     blocks: int | None = option(
         None, "inputs that are one feature; by default 2 of tick data", low=1
     )
     borders: tuple[int, ...] = option(
-        (), "last frequency of each band but the highest; by default 0,8,24 of 32 x 32", low=0
+        (),
+        "last frequency of each band, but 0 and the highest; 8,24 of 32 x 32 if not given",
+        above=0,
     )
     band_norm: Literal["1", "2", "inf"] = option("1", "of the frequencies: |kx| + |ky|, ...")
     dormant_below: float = option(0.025, "share of a layer's mean activation", low=0)

@@ -22,7 +22,11 @@ from landscape.learned_plan import OF_SEVERAL, LearnedPlan
 from landscape.objective import Objective
 from landscape.probes.answers import answers
 from landscape.probes.dynamics.dynamics import checkpoint_dynamics
+from landscape.probes.ensembles.family import family_report
+from landscape.probes.features.band_use import band_use
 from landscape.probes.features.layer_sparsity import layer_sparsity
+from landscape.probes.features.multi_view_use import feature_use, tick_use
+from landscape.probes.linear.depth import prediction_depth
 from landscape.probes.subsets.memorization import memorization
 from landscape.probes.subsets.subset_runs import SubsetRuns
 from landscape.request import load_point
@@ -81,11 +85,49 @@ class LearnedProbes:
 
     # -- of one checkpoint --------------------------------------------------------------------
 
+    def _depth(self, progress: Ticks) -> Result:
+        plan = self._plan
+        return prediction_depth(
+            self._objective, layers=plan.layers, k=plan.num_neighbors, target=plan.target,
+            test=self._test, pool=plan.layer_pool, progress=progress,
+        )  # fmt: skip
+
     def _sparsity(self, _: Ticks) -> Result:
         plan = self._plan
         return layer_sparsity(
             self._objective, layers=plan.layers, pool=plan.layer_pool, tau=plan.dormant_below
         )
+
+    def _bands(self, _: Ticks) -> Result:
+        plan = self._plan
+        return band_use(self._objective, borders=plan.borders or None, norm=float(plan.band_norm))
+
+    def _features(self, _: Ticks) -> Result:
+        """Of tick data their features; of others blocks of inputs, of the width that is asked for.
+
+        Single-feature sets are drawn like the data that the network saw.
+        """
+        if self._plan.blocks is not None:
+            return feature_use(self._objective, block=self._plan.blocks, seed=self._seed)
+        drawn = self._tick_arguments
+        if drawn is None:
+            raise RequestError(
+                "these data do not say what a feature is: name the number of neighbouring inputs "
+                "that are one, such as --blocks 2."
+            )
+        own = dict(drawn.get("arguments") or {})
+        known = {name: own[name] for name in ("num_features", "margin", "shape") if name in own}
+        return tick_use(self._objective, seed=int(drawn.get("seed", 0)), **known)
+
+    @property
+    def _tick_arguments(self) -> dict[str, Any] | None:
+        """Of the factory of tick data; None of other data."""
+        source = self._company.source
+        factory = read_checkpoint(self._company.checkpoint, unsafe_load=source.unsafe_load).data
+        if factory is None or not factory.is_own or source.data is not None:
+            return None
+        arguments: dict[str, Any] = {**factory.arguments, **source.data_arguments}
+        return arguments if arguments.get("name") == "ticks" else None
 
     # -- of several ---------------------------------------------------------------------------
 
@@ -93,6 +135,18 @@ class LearnedProbes:
         """Of the members, each read when it is its turn."""
         for path in self._plan.members:
             yield load_point(path, self._company.source, self._objective)
+
+    def _ensemble(self, _: Ticks) -> Result:
+        points = list(self._points())
+        return family_report(
+            self._test or self._objective,
+            [theta for theta, _ in points],
+            [buffers for _, buffers in points],
+            soup=True,
+            training=self._objective,
+            num_bins=self._plan.num_bins,
+            seed=self._seed,
+        )
 
     def _dynamics(self, progress: Ticks) -> Result:
         points = list(self._points())

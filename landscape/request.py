@@ -271,7 +271,7 @@ def planned(members: Sequence[Path], plan: Plan) -> list[tuple[Path, Plan]]:
             )
         plans[1:] = [_without(own, PATH_PROBES) for own in plans[1:]]
         plans[0] = replace(plans[0], paths=replace(plan.paths, towards=tuple(members[1:])))
-    if any(name in OF_SEVERAL for name in plan.probes):
+    if any(name in OF_SEVERAL for name in plan.probes) and not plan.learned.members:
         plans[1:] = [_without(own, OF_SEVERAL) for own in plans[1:]]
         plans[0] = replace(plans[0], learned=replace(plan.learned, members=tuple(members)))
     return [(member, own) for member, own in zip(members, plans, strict=True) if own.probes]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,10 @@ class BandUse(Result):
         """ "converged": every number is exact for these examples."""
         return "converged"
 
+    @property
+    def _ends(self) -> tuple[Floats, Floats, Floats]:
+        return self.accuracy.value, self.accuracy.low, self.accuracy.high
+
     def to_dataset(self, *, vectors: bool = False) -> xr.Dataset:
         """Along `band`, with the images that are shown along `shown` and `band_image`."""
         import xarray as xr
@@ -94,6 +99,9 @@ class BandUse(Result):
         put("power_share", by_band, self.power_share, "1", "share of the squared inputs")
         put("num_coefficients", by_band, self.counts, "coefficient", "Fourier coefficients")
         put_intervals("full_", (), self.full_accuracy, "accuracy on whole images")
+        for index, band in enumerate(self.bands):  # columns of a family's table
+            for end, held in zip(("", "_low", "_high"), self._ends, strict=True):
+                put(f"{band}_band{end}", (), held[index], "1", f"accuracy on the band {band} alone")
         put("chance", (), self.chance, "1", "accuracy of the best constant answer")
         put("num_examples", (), self.num_examples, "1", "examples that accuracies are of")
         shown = ("shown", "band_image", "channel", "y", "x")
@@ -178,7 +186,7 @@ def band_use(
     return BandUse(
         settings={
             "borders": list(bands.borders),
-            "norm": float(norm),
+            "norm": norm if math.isfinite(norm) else "inf",
             "soft": soft,
             "mean": bands.mean.flatten().tolist(),
             "std": bands.std.flatten().tolist(),
