@@ -1,6 +1,6 @@
-"""Training on subsets: T networks side by side, or any learner one after the other.
+"""Training on subsets: T networks side by side, of which only the outcomes are kept.
 
-The recipe `landscape train subsets` makes a family of checkpoints; here only the outcomes are kept.
+The recipe `landscape train subsets` makes a family of checkpoints; `learners` takes any learner.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from landscape.atomic import appearing
 from landscape.errors import RequestError
 from landscape.fingerprint import fingerprint
 from landscape.probes.arrays import ArrayLike, Bools, Ints, as_bools, as_labels
-from landscape.probes.subsets.log_odds import log_odds
+from landscape.probes.subsets.learners import Labelled, indexable, require_masks, scored
 from landscape.probes.subsets.subset_runs import SubsetRuns
 from landscape.trainers.data.splits import SubsetDesign, subset_masks
 from landscape.trainers.examples import Examples
@@ -31,9 +31,8 @@ from landscape.trainers.schedules import constant, cosine
 from landscape.trainers.stacking import Stack, stack
 from landscape.trainers.training import Plan, fit
 
-__all__ = ["Training", "run_subsets", "subset_runs_of"]
+__all__ = ["Training", "run_subsets"]
 
-Labelled = tuple[ArrayLike, ArrayLike]
 _SUBSETS = 22  # the purpose of a child seed
 _EVALUATION_BYTES = 2**28  # of activations, roughly
 _WIDENING = 16  # activations of a small network, in units of its input
@@ -111,7 +110,7 @@ def run_subsets(
         table = drawn.numpy()
     else:
         table = as_bools(masks, "masks", "(T, n)")
-    _require_masks(table, len(train))
+    require_masks(table, len(train))
     seeds = child_seeds(seed, len(table))
     provenance = {
         "design": "given" if masks is not None else design,
@@ -121,6 +120,7 @@ def run_subsets(
         "label_hash": fingerprint({"labels": train.targets}).hex(),
         "example_hash": fingerprint({"inputs": train.inputs}).hex(),
     }
+    asked = [train] if held_out is None else [train, held_out]
     groups = _groups(table, training.chunk)
     folder = None
     if state is not None:
@@ -138,10 +138,11 @@ def run_subsets(
         found = None if folder is None else folder.load(index)
         if found is None:
             networks = stack([_made(model, seeds[each]) for each in group])
+            _require_logits(networks, train, 1 + max(int(e.targets.max()) for e in asked))
             trained = _trained(networks, table[group], [seeds[e] for e in group], train, training)
-            found = _outcomes(trained, train, "")
-            if held_out is not None:
-                found |= _outcomes(trained, held_out, "_test")
+            found = {}
+            for examples, suffix in zip(asked, ("", "_test"), strict=False):
+                found |= _outcomes(trained, examples, suffix)
             if folder is not None:
                 folder.keep(index, found)
         for name, part in found.items():
@@ -161,61 +162,6 @@ def run_subsets(
     if folder is not None:
         folder.remove(len(groups))
     return runs
-
-
-def subset_runs_of(
-    fit: Callable[[Any, Any], Any],
-    inputs: ArrayLike,
-    labels: ArrayLike,
-    masks: ArrayLike,
-    *,
-    test: Labelled | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
-) -> SubsetRuns:
-    """Runs of any learner, such as `lambda x, y: KNeighborsClassifier(1).fit(x, y)`.
-
-    Args:
-        fit: from the inputs and labels of a subset to a predictor: something with `predict`, or a
-            function of inputs, that gives classes (n,), or logits (n, C).
-        inputs: (n, ...).
-        labels: (n,) classes.
-        masks: (T, n), such as of `subset_masks`.
-        test: inputs and labels that are in no subset.
-        progress: called with (models done, models, words).
-
-    Returns:
-        Runs with `values`, the log odds of the true class, where the predictor gives logits.
-
-    Raises:
-        RequestError: shapes that do not go together, an empty subset, or predictions that are
-            neither classes nor logits.
-    """
-    table = as_bools(masks, "masks", "(T, n)")
-    classes = as_labels(labels, "labels")
-    sets = {"": (_indexable(inputs, "inputs", len(classes)), classes)}
-    if test is not None:
-        test_classes = as_labels(test[1], "test labels")
-        sets["_test"] = (_indexable(test[0], "test inputs", len(test_classes)), test_classes)
-    _require_masks(table, len(classes))
-    rows: dict[str, list[Any]] = {}
-    held = sets[""][0]
-    for index, mask in enumerate(table):
-        chosen = torch.from_numpy(mask) if isinstance(held, Tensor) else mask
-        own = torch.from_numpy(classes[mask]) if isinstance(held, Tensor) else classes[mask]
-        predictor = fit(held[chosen], own)
-        predict = predictor.predict if hasattr(predictor, "predict") else predictor
-        for suffix, (queries, wanted) in sets.items():
-            for name, row in _scored(predict(queries), wanted).items():
-                rows.setdefault(name + suffix, []).append(row)
-        if progress is not None:
-            progress(index + 1, len(table), "models")
-    return SubsetRuns(
-        table,
-        **{name: np.stack(parts) for name, parts in rows.items()},
-        labels=classes,
-        labels_test=None if test is None else sets["_test"][1],
-        provenance={"convention": "size_matched", "ratio": float(table.mean())},
-    )
 
 
 class _State:
@@ -316,6 +262,16 @@ def _trained(
     return fit(networks, plan, train.to(device)).stack
 
 
+def _require_logits(networks: Stack, examples: Examples, num_classes: int) -> None:
+    with torch.no_grad(), networks.mode(training=False):
+        shape = tuple(networks(examples.inputs[:1].to(networks.theta.device)).shape[1:])
+    if len(shape) != 2 or shape[1] < max(2, num_classes):
+        raise RequestError(
+            f"the model's outputs for one example have shape {shape}, expected (1, C) logits with "
+            f"C >= {max(2, num_classes)}, as the labels have {num_classes} classes."
+        )
+
+
 def _outcomes(networks: Stack, examples: Examples, suffix: str) -> dict[str, Any]:
     """`correct` and `values` (M, n), in evaluation mode."""
     device, labels = networks.theta.device, examples.targets.numpy()
@@ -326,50 +282,14 @@ def _outcomes(networks: Stack, examples: Examples, suffix: str) -> dict[str, Any
         for start in range(0, len(examples), step):
             part = slice(start, start + step)
             logits = networks(examples.inputs[part].to(device)).double().cpu().numpy()
-            for name, rows in _scored(logits, labels[part]).items():
+            for name, rows in scored(logits, labels[part]).items():
                 found.setdefault(name + suffix, []).append(rows)
     return {name: np.concatenate(parts, axis=1) for name, parts in found.items()}
-
-
-def _scored(predictions: Any, labels: Ints) -> dict[str, Any]:
-    """What predictions, classes (n,) or logits (..., n, C), are worth."""
-    held = predictions.detach().cpu().numpy() if isinstance(predictions, Tensor) else predictions
-    array = np.asarray(held)
-    if array.shape == labels.shape:
-        return {"correct": array == labels}
-    if array.ndim < 2 or array.shape[-2] != len(labels) or array.shape[-1] <= labels.max():
-        raise RequestError(
-            f"the outputs have shape {array.shape} for {len(labels)} examples of "
-            f"{labels.max() + 1} classes. Expected a logit for each class, or the class itself."
-        )
-    return {"correct": array.argmax(-1) == labels, "values": log_odds(array, labels)}
 
 
 def _labelled(data: Labelled, name: str) -> Examples:
     inputs, labels = data
     classes = as_labels(labels, f"{name} labels")
-    held = _indexable(inputs, f"{name} inputs", len(classes))
+    held = indexable(inputs, f"{name} inputs", len(classes))
     tensor = held.detach().cpu() if isinstance(held, Tensor) else torch.from_numpy(held)
     return Examples(tensor, torch.from_numpy(classes))
-
-
-def _indexable(inputs: ArrayLike, name: str, count: int) -> Any:
-    held = inputs if isinstance(inputs, Tensor) else np.asarray(cast(Any, inputs))
-    if held.ndim < 1 or len(held) != count or not count:
-        raise RequestError(
-            f"{name} has shape {tuple(held.shape)} for {count} labels. Give one input for each."
-        )
-    return held
-
-
-def _require_masks(masks: Bools, count: int) -> None:
-    if masks.shape[1] != count or not len(masks):
-        raise RequestError(
-            f"masks has shape {masks.shape} for {count} examples, expected (T, {count})."
-        )
-    empty = np.flatnonzero(~masks.any(1))
-    if len(empty):
-        raise RequestError(
-            f"subsets {empty[:10].tolist()} are empty: there is nothing to train on. Choose a "
-            "larger ratio."
-        )

@@ -5,6 +5,7 @@ Distances must differ: then an example's nearest neighbour in any subset is know
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import comb
 
 import numpy as np
@@ -35,14 +36,17 @@ def uniform_masks(generator, num_models, num_examples, size):
     return masks
 
 
+@lru_cache
+def rank_weights(total, size):
+    """(total,) chance that the r-th nearest of `total` is the nearest in a subset, r = 1, ..."""
+    ranks = range(1, total + 1)
+    return np.array([comb(total - rank, size - 1) / comb(total, size) for rank in ranks])
+
+
 def exact_out(order, labels, wanted, size, without):
     """Accuracy on a query of the 1-NN rule on subsets of `size` that lack one example."""
-    n = len(labels)
-    rest = [other for other in order if other != without]
-    return sum(
-        (labels[other] == wanted) * comb(n - 1 - rank, size - 1)
-        for rank, other in enumerate(rest, start=1)
-    ) / comb(n - 1, size)
+    rest = order[order != without]
+    return ((labels[rest] == wanted) * rank_weights(len(rest), size)).sum()
 
 
 def exact_memorization(points, labels, size):
@@ -59,14 +63,13 @@ def exact_influence(order, labels, wanted, size):
     """(q, n) of each example on each query, whose ranking is `order` (q, n)."""
     n = len(labels)
     found = np.empty((len(order), n))
+    # Nobody nearer than the example is in: the others are the size - 1 of n - 1.
+    weights = rank_weights(n - 1, size - 1)
     for query, ranks in enumerate(order):
-        for example in range(n):
-            place = int(np.flatnonzero(ranks == example)[0]) + 1
-            inside = sum(
-                (labels[ranks[r - 1]] == wanted[query]) * comb(n - 1 - r, size - 2)
-                for r in range(1, place)
-            )
-            inside += (labels[example] == wanted[query]) * comb(n - place, size - 1)
+        right = labels[ranks] == wanted[query]
+        for place, example in enumerate(ranks):
+            inside = (right[:place] * weights[:place]).sum()
+            inside += right[place] * (1 - weights[:place].sum())
             outside = exact_out(ranks, labels, wanted[query], size, without=example)
-            found[query, example] = inside / comb(n - 1, size - 1) - outside
+            found[query, example] = inside - outside
     return found
