@@ -5,8 +5,10 @@ The measures are in `sparsity_measures`, `rank_measures` and `units`; here they 
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -145,10 +147,12 @@ def layer_sparsity(
     found: dict[str, dict[str, float]] = {}
     for group in _groups(widths, objective.batches.num_examples):
         held: dict[str, tuple[list[Tensor], UnitActivity]] = {}
-        for batch in _outputs(objective, theta, group, pool):
-            for key, outputs in batch.items():
-                if key in group:
-                    _add(held, key, outputs, group[key], eps)
+        # Closed also where something raises: the model is in eval mode until then.
+        with closing(_outputs(objective, theta, group, pool)) as batches:
+            for batch in batches:
+                for key, outputs in batch.items():
+                    if key in group:
+                        _add(held, key, outputs, group[key], eps)
         for key, (responses, activity) in held.items():
             found[key] = _measured(torch.cat(responses), activity, center, tau)
     order = list(widths)
@@ -171,11 +175,14 @@ def layer_sparsity(
 
 def _outputs(
     objective: Objective, theta: Tensor, names: Sequence[str] | Mapping[str, int], pool: Pool
-) -> Iterator[dict[str, Tensor]]:
+) -> Generator[dict[str, Tensor], None, None]:
     """Of each batch, by layer: (N, units, positions)."""
     blocks = objective.space.split(theta.to(objective.device))
     # A module's second call, `name:2`, is recorded with its first.
-    modules = list(dict.fromkeys(name.partition(":")[0] for name in names))
+    known = dict(objective.model.named_modules())
+    modules = list(
+        dict.fromkeys(name if name in known else name.rpartition(":")[0] for name in names)
+    )
     with objective.evaluation(), torch.no_grad():
         buffers = objective.buffers_at(theta)
         for batch in objective.batches:
@@ -200,7 +207,8 @@ def _widths(
     objective: Objective, theta: Tensor, names: Sequence[str], pool: Pool
 ) -> dict[str, int]:
     """Units of each layer, from the first batch."""
-    first = next(_outputs(objective, theta, names, pool))
+    with closing(_outputs(objective, theta, names, pool)) as batches:
+        first = next(batches)
     return {key: values.shape[1] for key, values in first.items()}
 
 
@@ -277,4 +285,4 @@ def _standard_error(values: Tensor) -> float:
     known = values[~values.isnan()]
     if len(known) < 2:
         return float("nan")
-    return known.std().item() / len(known) ** 0.5
+    return known.std().item() / math.sqrt(len(known))

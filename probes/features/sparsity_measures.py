@@ -36,9 +36,9 @@ def hoyer(x: ArrayLike, dim: int = -1) -> Tensor:
     """
     size = _magnitudes(x, dim)
     root = size.shape[dim] ** 0.5
-    norm: Tensor = torch.linalg.vector_norm(size, dim=dim)
+    ratio = size.sum(dim) / size.square().sum(dim).sqrt()
     # Of one entry 0 / 0, which is NaN: it is all alike and one-hot at once.
-    return (root - size.sum(dim) / norm) / (root - 1)
+    return torch.div(root - ratio, root - 1)
 
 
 def gini(x: ArrayLike, dim: int = -1) -> Tensor:

@@ -87,7 +87,7 @@ def same_class(labels: Tensor, generator: np.random.Generator) -> Tensor:
 
 
 def _classes(labels: Tensor) -> Tensor:
-    classes = torch.unique(labels)
+    classes: Tensor = torch.unique(labels)
     if len(classes) < 2:
         raise RequestError(
             f"all {len(labels)} labels are class {classes.tolist()}: there is no other class to "

@@ -83,17 +83,15 @@ def test_accuracies_are_those_of_the_images_that_are_kept_and_that_are_left(bn, 
     theta = 1.2 * objective.theta
     found = band_use(objective, theta, borders=(3, 6), norm=2, soft=1.0)
     model = convolutional().eval()
+    tensors = objective.space.named(theta) | dict(objective.buffers)
+    tensors |= objective.buffers_at(theta) or {}
     bands = fourier_bands(images, borders=(3, 6), norm=2, soft=1.0)
     for index, name in enumerate(bands.names):
         for held, shown in (
             (found.accuracy, bands.keep(name)),
             (found.removed_accuracy, bands.remove(name)),
         ):
-            same = Objective(convolutional(), (images, labels), bn=bn)
-            tensors = same.space.named(theta) | dict(same.buffers)
-            tensors |= objective.buffers_at(theta) or {}
-            with same.evaluation(), torch.no_grad():
-                logits = torch.func.functional_call(model, tensors, (shown,))
+            logits = torch.func.functional_call(model, tensors, (shown,))
             expected = (logits.argmax(1) == labels).double().mean()
             assert held.value[index] == pytest.approx(float(expected))
 
