@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,7 +19,7 @@ from landscape.batches import batch_length
 from landscape.errors import RequestError, unknown_choice
 from landscape.objective import BatchNormPolicy, Objective
 from landscape.probes.answers import Answers, answers
-from landscape.probes.arrays import ArrayLike, Floats, Ints, as_labels
+from landscape.probes.arrays import ArrayLike, Floats, Ints, as_floats, as_labels
 from landscape.probes.linear.neighbours import Metric, nearest_neighbours, vote
 from landscape.result import Result
 from landscape.similarity.activations import Pool, activations, check_named, layers_of, recorded
@@ -27,10 +28,20 @@ from landscape.similarity.bootstrap import Intervals, wilson
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["PredictionDepth", "Sides", "consensus", "depths", "layers_in_turn", "prediction_depth"]
+__all__ = [
+    "PredictionDepth",
+    "Sides",
+    "consensus",
+    "depths",
+    "layers_in_turn",
+    "naming",
+    "prediction_depth",
+    "projected",
+]
 
 NUM_NEIGHBOURS = 30  # Baldock et al.
 _HELD = 2**30  # bytes of features that are held at a time, unless one layer alone has more
+_ROWS = 1024  # of a projection that are held at a time
 _TARGETS = ("model", "label")
 
 
@@ -162,25 +173,22 @@ def prediction_depth(
         aim = as_labels(target, "target")
         if len(aim) != len(final):
             raise RequestError(f"target holds {len(aim)} classes, expected {len(final)}, one each.")
-    first, last = ("input" if inputs is not None else None), "softmax"
-    order = [*([first] if first else []), *names, last]
+    order = [*([] if inputs is None else ["input"]), *names, "softmax"]
     votes: dict[str, Ints] = {}
 
     def ask(name: str, held: Tensor, queries: Tensor | None) -> None:
-        try:
-            found = nearest_neighbours(held, queries, k=k, metric=metric)
-        except RequestError as error:
-            raise RequestError(f"at {name!r}: {error}") from error
-        votes[name] = vote(found, bank)
+        with naming(name):
+            votes[name] = vote(nearest_neighbours(held, queries, k=k, metric=metric), bank)
         if progress is not None:
             progress(len(votes), len(order), name)
 
     if inputs is not None:
         ask("input", *inputs)
-    for held, queries in sides.features(groups, pool):
+    for group in groups:
+        held, queries = sides.features(group, pool)
         for name, values in held.items():
             ask(name, values, None if queries is None else queries[name])
-    ask(last, known.logits.softmax(1), None if test is None else asked.logits.softmax(1))
+    ask("softmax", known.logits.softmax(1), None if test is None else asked.logits.softmax(1))
     table = np.stack([votes[name] for name in order])
     return PredictionDepth(
         settings={
@@ -210,8 +218,10 @@ _NO_INPUT = "the inputs are no row of real numbers each: the first probe is afte
 
 def depths(votes: ArrayLike, target: ArrayLike) -> Floats:
     """(N,) the smallest l such that votes[l:] (L, N) all are the target (N,); NaN where none is."""
-    table = np.stack([as_labels(row, "votes") for row in np.asarray(votes)])
-    wrong = table != as_labels(target, "target")
+    table, aim = _table(votes, "votes"), as_labels(target, "target")
+    if table.shape[1] != len(aim):
+        raise RequestError(f"votes are of {table.shape[1]} examples, target of {len(aim)}.")
+    wrong = table != aim
     # From the end on: how many agree before the first that does not.
     agreeing = np.where(wrong.any(0), wrong[::-1].argmax(0), len(table))
     return np.where(agreeing > 0, len(table) - agreeing, np.nan)
@@ -219,9 +229,23 @@ def depths(votes: ArrayLike, target: ArrayLike) -> Floats:
 
 def consensus(classes: ArrayLike) -> Ints:
     """(N,) the class that most of T networks give (T, N); of equals the lowest."""
-    table = np.stack([as_labels(row, "classes") for row in np.asarray(classes)])
+    table = _table(classes, "classes")
     votes = np.stack([(table == label).sum(0) for label in range(int(table.max()) + 1)])
     return np.asarray(votes.argmax(0))
+
+
+@contextmanager
+def naming(layer: str) -> Iterator[None]:
+    """What is refused inside is refused with the name of the layer."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(f"at {layer!r}: {error}") from error
+
+
+def _table(classes: ArrayLike, name: str) -> Ints:
+    rows = as_floats(classes, name, "(L, N)")
+    return as_labels(rows.astype(np.int64).ravel(), name).reshape(rows.shape)
 
 
 class Sides:
@@ -246,25 +270,38 @@ class Sides:
         self.asked = test.under(policy)
 
     def features(
-        self, groups: Sequence[Sequence[str]], pool: Pool
-    ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor] | None]]:
-        """Features of the known and of those asked, by layer, a group of layers at a time."""
-        for group in groups:
-            known, asked = (
-                None
-                if side is None
-                else activations(side, self.theta, layers=group, pool=pool, buffers=self.buffers)
-                for side in (self.known, self.asked)
-            )
-            assert known is not None
-            yield known, asked
+        self,
+        layers: Sequence[str],
+        pool: Pool,
+        at: tuple[Tensor, Mapping[str, Tensor]] | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+        """Features of the known and of those asked, by layer.
+
+        Args:
+            at: theta and buffers of other weights.
+        """
+        theta, buffers = (self.theta, self.buffers) if at is None else at
+        known = activations(self.known, theta, layers=layers, pool=pool, buffers=buffers)
+        if self.asked is None:
+            return known, None
+        return known, activations(self.asked, theta, layers=layers, pool=pool, buffers=buffers)
 
     def answers(self) -> tuple[Answers, Answers]:
-        """Of the known and of those asked, which may be the same."""
-        known = answers(self.known, self.theta, buffers=self.buffers)
-        if self.asked is None:
-            return known, known
-        return known, answers(self.asked, self.theta, buffers=self.buffers)
+        """Of the known and of those asked, which may be the same.
+
+        Raises:
+            RequestError: examples that have no class, or more than one.
+        """
+        sides = [self.known] + ([] if self.asked is None else [self.asked])
+        found = [answers(side, self.theta, buffers=self.buffers) for side in sides]
+        held = [len(said.labels) for said in found]
+        counts = [side.batches.num_examples for side in sides]
+        if held != counts:
+            raise RequestError(
+                f"there are {held} labels for {counts} examples: expected one class for each "
+                "example. Leave out examples without a label; a sequence needs one class."
+            )
+        return found[0], found[-1]
 
 
 def layers_in_turn(
@@ -302,6 +339,23 @@ def layers_in_turn(
     return tuple(found), groups
 
 
+def projected(features: Tensor, max_features: int, seed: np.random.SeedSequence) -> Tensor:
+    """(N, d) as they are up to `max_features`, else times a random matrix of +-1 / sqrt(m).
+
+    Lengths keep their mean square. The matrix is the seed's: the same for all who have one.
+    """
+    width = features.shape[1]
+    if width <= max_features:
+        return features
+    generator = torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0]) >> 1)
+    out = torch.zeros(len(features), max_features, dtype=torch.float64, device=features.device)
+    for block in torch.split(features, _ROWS, 1):
+        size = (block.shape[1], max_features)
+        signs = 2 * torch.randint(2, size, generator=generator, dtype=torch.int8) - 1
+        out += block.double() @ signs.to(block.device, torch.float64)
+    return out.div_(max_features**0.5)
+
+
 def _ends(sides: Sides) -> tuple[Answers, Answers, tuple[Tensor, Tensor | None] | None]:
     """Answers of both sides, and the inputs if they are real numbers."""
     inputs: list[Tensor] = []
@@ -315,18 +369,12 @@ def _ends(sides: Sides) -> tuple[Answers, Answers, tuple[Tensor, Tensor | None] 
         known, asked = sides.answers()
     finally:
         handle.remove()
-    counts = [sides.known.batches.num_examples]
-    counts += [] if sides.asked is None else [sides.asked.batches.num_examples]
-    held = [len(known.labels)] + ([] if sides.asked is None else [len(asked.labels)])
-    if held != counts:
-        raise RequestError(
-            f"there are {held} labels for {counts} examples: expected one class for each example. "
-            "Leave out examples without a label; a sequence needs one class."
-        )
-    whole = torch.cat(inputs) if all(part.is_floating_point() for part in inputs) else None
-    if whole is None or len(whole) != sum(counts):
+    if not all(part.is_floating_point() for part in inputs):
         return known, asked, None
-    return known, asked, (whole[: counts[0]], None if len(counts) == 1 else whole[counts[0] :])
+    whole, count = torch.cat(inputs), len(known.labels)
+    if len(whole) != count + (0 if sides.asked is None else len(asked.labels)):
+        return known, asked, None
+    return known, asked, (whole[:count], None if sides.asked is None else whole[count:])
 
 
 def _shares(hits: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Intervals:

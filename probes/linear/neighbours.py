@@ -123,7 +123,7 @@ def vote(neighbours: Neighbours, labels: ArrayLike, *, temperature: float | None
     voters = torch.as_tensor(classes, device=distances.device)
     num_classes = int(classes.max()) + 1
     parts = []
-    for rows in torch.arange(len(weights)).split(max(1, _BLOCK // num_classes)):
+    for rows in torch.split(torch.arange(len(weights)), max(1, _BLOCK // num_classes)):
         chosen = voters[neighbours.indices[rows]]
         votes = torch.zeros(len(rows), num_classes, dtype=weights.dtype, device=weights.device)
         votes.scatter_add_(1, chosen, weights[rows])
@@ -177,7 +177,8 @@ def nearest_neighbours(
     places[kept] = torch.arange(len(kept), device=held.device)
     held, squares = held[kept], squares[kept]
     found = []
-    for rows in torch.arange(len(asked), device=held.device).split(max(1, _BLOCK // len(held))):
+    everyone = torch.arange(len(asked), device=held.device)
+    for rows in torch.split(everyone, max(1, _BLOCK // len(held))):
         own = places[rows] if queries is None else None
         found.append(_nearest(held, squares, asked[rows], own, k))
     indices, distances = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -197,7 +198,7 @@ def _without_surplus(bank: Tensor, squares: Tensor, k: int) -> Tensor:
 
     Where a layer is dead, all pairs would be candidates.
     """
-    lengths, group, counts = squares.unique(return_inverse=True, return_counts=True)
+    lengths, group, counts = torch.unique(squares, return_inverse=True, return_counts=True)
     surplus = torch.zeros_like(squares, dtype=torch.bool)
     for of in torch.arange(len(lengths), device=bank.device)[counts > k + 1]:
         rows = (group == of).nonzero().squeeze(1)
@@ -223,9 +224,8 @@ def _nearest(
     width = min(int(counts.max()), bank.shape[0] - (own is not None))
     candidates = rough.topk(width, 1, largest=False).indices.sort(1).values
     parts = []
-    for rows in torch.arange(len(queries), device=bank.device).split(
-        max(1, _BLOCK // (width * bank.shape[1]))
-    ):
+    everyone = torch.arange(len(queries), device=bank.device)
+    for rows in torch.split(everyone, max(1, _BLOCK // (width * bank.shape[1]))):
         near = candidates[rows]
         exact = torch.cdist(
             queries[rows, None], bank[near], compute_mode="donot_use_mm_for_euclid_dist"

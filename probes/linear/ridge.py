@@ -196,7 +196,7 @@ def _as_targets(targets: ArrayLike, inputs: Tensor) -> tuple[Tensor, Tensor | No
         rows = whole[:, None] if whole.ndim == 1 else whole
         return as_matrix(rows, "targets").to(inputs.device), None
     labels = torch.from_numpy(as_labels(whole, "targets")).to(inputs.device)
-    classes, columns = labels.unique(return_inverse=True)
+    classes, columns = torch.unique(labels, return_inverse=True)
     return torch.nn.functional.one_hot(columns, len(classes)).double(), classes
 
 

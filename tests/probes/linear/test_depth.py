@@ -337,6 +337,11 @@ def test_wrong_requests_are_refused(options, message):
         prediction_depth(Objective(classifier(), images()), **{"k": 3, **options})
 
 
+def test_votes_and_targets_of_other_lengths_are_refused():
+    with pytest.raises(RequestError, match="of 2 examples, target of 1"):
+        depths([[0, 1]], [0])
+
+
 def test_another_network_is_refused():
     other = Objective(classifier(1), images(20, 1))
     with pytest.raises(RequestError, match="another network"):
