@@ -93,14 +93,14 @@ def test_mislabeled_digits_are_forgotten_first():
     from landscape.trainers.data.label_noise import noisy_labels
 
     images, classes = load_digits(return_X_y=True)
-    inputs = torch.tensor(images, dtype=torch.float32) / 16
+    inputs = torch.tensor(images, dtype=torch.float32) / 4
     noise = noisy_labels(torch.tensor(classes), 10, "symmetric", 0.1, seed=0)
     labels = noise.labels
 
     def run(first, second, seed):
         torch.manual_seed(seed)
-        model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
         def epoch(part):
             for at in torch.tensor(part)[torch.randperm(len(part))].split(64):
@@ -110,7 +110,7 @@ def test_mislabeled_digits_are_forgotten_first():
 
         recorder = Recorder(labels[first], 10, mode="eval")
         data = inputs[first], labels[first]
-        for _ in range(100):
+        for _ in range(40):
             epoch(first)
         for _ in range(10):
             recorder.evaluate(model, data)
@@ -118,5 +118,8 @@ def test_mislabeled_digits_are_forgotten_first():
         return recorder.history.correct
 
     found = second_split_protocol(run, len(labels), seeds=[0])
-    assert found.num_unlearned.mean() < 0.02
-    assert noisy_label_auc(found.value, noise.changed, noisy="low").low > 0.9
+    learned = found.num_unlearned == 0
+    changed = noise.changed.numpy()
+    assert learned[changed].mean() > 0.3  # else there is nothing to forget
+    scores = np.where(learned, found.value, np.nan)
+    assert noisy_label_auc(scores, changed, noisy="low").low > 0.9
