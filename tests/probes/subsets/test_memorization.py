@@ -34,10 +34,21 @@ def nearest_runs(points, labels, masks):
     return SubsetRuns(masks, correct_of(ranking(points), labels, labels, masks))
 
 
-def coverage(num_models, num_problems):
+def overlapping(seed, gap):
+    """60 points of three overlapping classes, 15 % relabelled; without a gap labels are random."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 3, 60)
+    angles = 2 * np.pi * labels / 3
+    points = generator.normal(size=(60, 2)) + gap * np.c_[np.cos(angles), np.sin(angles)]
+    wrong = generator.random(60) < 0.15
+    labels[wrong] = (labels[wrong] + generator.integers(1, 3, wrong.sum())) % 3
+    return points, labels, generator
+
+
+def coverage(num_models, num_problems, gap):
     covered, total = 0, 0
     for seed in range(num_problems):
-        points, labels, _, generator = problem(seed, 60)
+        points, labels, generator = overlapping(seed, gap)
         masks = uniform_masks(generator, num_models, 60, 30)
         found = memorization(nearest_runs(points, labels, masks), num_draws=1)
         exact = exact_memorization(points, labels, 30)
@@ -47,15 +58,17 @@ def coverage(num_models, num_problems):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("gap", [0.0, 1.0])
 @pytest.mark.parametrize("num_models", [50, 200])
-def test_intervals_cover_the_exact_value_of_the_nearest_neighbour_rule(num_models):
-    share = coverage(num_models, 300)
-    print(f"T={num_models}: coverage {share:.4f} of 18,000 intervals")
-    assert 0.94 < share < 0.98  # 96.0 % and 96.1 %
+def test_intervals_cover_the_exact_value_of_the_nearest_neighbour_rule(num_models, gap):
+    share = coverage(num_models, 200, gap)
+    print(f"T={num_models}, gap {gap}: coverage {share:.4f} of 12,000 intervals")
+    # Values near 0 are covered more often: 97.9 % at gap 1.5, where a fifth of the examples is.
+    assert 0.94 < share < 0.98
 
 
 def test_intervals_cover_on_a_few_problems():
-    assert 0.94 < coverage(50, 12) < 0.98
+    assert 0.94 < coverage(50, 12, 0.0) < 0.98
 
 
 def test_all_subsets_give_the_definition():
