@@ -63,11 +63,13 @@ class LearnedPlan:
         "spatial", "what is averaged of a layer's output: an image's places, a text's positions"
     )
     penalties: tuple[float, ...] = option(
-        (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), "of linear probes: lambda / 2 ||W||^2", low=0
+        (), "of linear probes, lambda / 2 ||W||^2; by default 1e-6 to 100", low=0
     )
     validation_share: float = option(0.2, "of the data, which chooses the penalty", above=0)
     controls: bool = option(True, "linear probes of random labels and of an untrained network")
-    num_neighbors: int = option(30, "of nearest-neighbour probes", low=1)
+    num_neighbors: int | None = option(
+        None, "of nearest-neighbour probes; by default 20, of a depth 30", low=1
+    )
     target: Literal["model", "label"] = option(
         "model", "with what the probes of a depth have to agree"
     )

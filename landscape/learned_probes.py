@@ -27,6 +27,7 @@ from landscape.probes.features.band_use import band_use
 from landscape.probes.features.layer_sparsity import layer_sparsity
 from landscape.probes.features.multi_view_use import feature_use, tick_use
 from landscape.probes.linear.depth import prediction_depth
+from landscape.probes.linear.layer_probes import probe_layers
 from landscape.probes.subsets.memorization import memorization
 from landscape.probes.subsets.subset_runs import SubsetRuns
 from landscape.request import load_point
@@ -85,11 +86,19 @@ class LearnedProbes:
 
     # -- of one checkpoint --------------------------------------------------------------------
 
+    def _linear(self, progress: Ticks) -> Result:
+        plan = self._plan
+        return probe_layers(
+            self._objective, layers=plan.layers, test=self._test, pool=plan.layer_pool,
+            validation_share=plan.validation_share, controls=plan.controls, seed=self._seed,
+            progress=progress, **_given(penalties=plan.penalties, k=plan.num_neighbors),
+        )  # fmt: skip
+
     def _depth(self, progress: Ticks) -> Result:
         plan = self._plan
         return prediction_depth(
-            self._objective, layers=plan.layers, k=plan.num_neighbors, target=plan.target,
-            test=self._test, pool=plan.layer_pool, progress=progress,
+            self._objective, layers=plan.layers, target=plan.target, test=self._test,
+            pool=plan.layer_pool, progress=progress, **_given(k=plan.num_neighbors),
         )  # fmt: skip
 
     def _sparsity(self, _: Ticks) -> Result:
@@ -229,6 +238,11 @@ class LearnedProbes:
     @cached_property
     def _test(self) -> Objective | None:
         return self._company.test(self._plan.test_data, self._plan.test_arguments).get("test")
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Those that were asked for: the others have a default where they are defined."""
+    return {name: value for name, value in options.items() if value not in (None, ())}
 
 
 def _first(batch: object) -> Tensor:

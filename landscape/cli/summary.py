@@ -193,8 +193,8 @@ def _repair(record: xr.Dataset) -> str:
 
 def _linear(record: xr.Dataset) -> str:
     values = headline(record)
-    best = int(record["validation_accuracy"].max("penalty").argmax())
-    layer = record["layer"].values[best]
+    best = int(record["validation_accuracy"].values.max(1).argmax())
+    layer = str(record["layer"].values[best])
     low, high = (100 * record[f"test_{end}"].values[best] for end in ("low", "high"))
     words = [
         f"{100 * values['accuracy']:.2f} % [{low:.1f}, {high:.1f}] at {layer!r}, which validation "

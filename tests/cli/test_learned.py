@@ -15,6 +15,7 @@ from landscape.probes.answers import answers
 from landscape.probes.features.band_use import band_use
 from landscape.probes.features.multi_view_use import feature_use, tick_use
 from landscape.probes.linear.depth import prediction_depth
+from landscape.probes.linear.layer_probes import probe_layers
 from landscape.probes.subsets.memorization import memorization
 from landscape.probes.subsets.subset_runs import SubsetRuns
 from landscape.trainers import load_family, train
@@ -64,6 +65,26 @@ def points(paths):
 
 
 # -- of one checkpoint ------------------------------------------------------------------------
+
+
+def test_linear_probes_are_those_of_the_library_and_print_their_controls(run, checkpoint):
+    words = ("--probe", "linear", "--penalties", "0.01,1", "--layers", "*", *TEST)
+    done = run("probe", checkpoint, *words)
+    assert done.code == 0
+    test = ls.load_objective(checkpoint, ls.Source(data_arguments={"split": "test"}))
+    objective = ls.load_objective(checkpoint)
+    expected = probe_layers(objective, penalties=(0.01, 1), test=test, seed=0).to_dataset()
+    record = newest(checkpoint.with_suffix(".h5"), "linear")
+    np.testing.assert_array_equal(record["test_accuracy"], expected["test_accuracy"])
+    assert record["penalty"].values.tolist() == [0.01, 1]
+    best = int(expected["validation_accuracy"].values.max(1).argmax())
+    layer = str(expected["layer"].values[best])
+    assert f"{100 * float(expected['accuracy']):.2f} % [" in done.out
+    assert f"at {layer!r}, which validation chose" in done.out
+    assert "untrained network" in done.out
+    assert "was there" in run("probe", checkpoint, *words).out
+    plain = run("probe", checkpoint, *words, "--no-controls")
+    assert "untrained network" not in plain.out
 
 
 def test_features_of_ticks_are_those_of_the_data_that_it_saw(run, runs):
