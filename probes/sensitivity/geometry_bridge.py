@@ -1,7 +1,7 @@
 """Bridge: whether what is memorized is also what bends the loss, and what barriers are made of.
 
 Scores of single examples beside each other: memorization, curvature, share of a barrier.
-`learning_rate_bridge` follows them along a sweep.
+`memorization_sweep` follows them along learning rates.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from landscape.result import Result
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Bridge", "bridge"]
+__all__ = ["MEANINGS", "Bridge", "bridge", "correlations_of"]
 
-_MEANINGS = {
+MEANINGS = {
     "curvature": "of memorization and curvature",
     "curvature_given_loss": "of memorization and curvature, given the loss",
     "barrier": "of memorization and share of the barrier",
@@ -89,7 +89,7 @@ class Bridge(Result):
         }
         ends = f"{100 * self.confidence:g}% interval"
         for name, found in self.correlations.items():
-            meaning = f"rank correlation {_MEANINGS[name]}"
+            meaning = f"rank correlation {MEANINGS[name]}"
             for suffix, value, words in (
                 ("correlation", found.value, meaning),
                 ("correlation_low", found.low, f"lower end, {ends}, {meaning}"),
@@ -136,12 +136,6 @@ def bridge(
     kind, unit, bent = _curvature(curvature, num)
     barrier_unit, shares = _shares(barrier, num)
     losses = objective.per_example(theta).double().cpu().numpy()
-    correlations = {}
-    for name, score in (("curvature", bent), ("barrier", shares)):
-        for suffix, given in (("", None), ("_given_loss", losses)):
-            correlations[name + suffix] = rank_correlation(
-                memorized, score, given, confidence=confidence, seed=seed
-            )
     return Bridge(
         settings={"confidence": confidence, "seed": seed, "curvature": kind},
         provenance=objective.provenance(),
@@ -151,12 +145,33 @@ def bridge(
         curvature=bent,
         barrier_share=shares,
         loss=losses,
-        correlations=correlations,
+        correlations=correlations_of(
+            memorized, bent, shares, losses, confidence=confidence, seed=seed
+        ),
         curvature_kind=kind,
         curvature_unit=unit,
         barrier_unit=barrier_unit,
         confidence=confidence,
     )
+
+
+def correlations_of(
+    memorized: Floats,
+    curvature: Floats,
+    barrier_share: Floats,
+    losses: Floats,
+    *,
+    confidence: float,
+    seed: int,
+) -> dict[str, Correlation]:
+    """Spearman's of `MEANINGS` for scores (N,) of the same examples."""
+    found = {}
+    for name, score in (("curvature", curvature), ("barrier", barrier_share)):
+        for suffix, given in (("", None), ("_given_loss", losses)):
+            found[name + suffix] = rank_correlation(
+                memorized, score, given, confidence=confidence, seed=seed
+            )
+    return found
 
 
 def _scores(values: ArrayLike, name: str, num: int) -> Floats:

@@ -5,21 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import grad, vmap
+from torch.func import grad
 
-from landscape.batches import batch_length, map_tensors, slice_batch
 from landscape.errors import RequestError, unknown_choice
 from landscape.losses import Term
-from landscape.memory import available_bytes
 from landscape.objective import Objective
 from landscape.probes.arrays import Floats
+from landscape.probes.sensitivity.each_example import EachExample, OneLoss
 from landscape.probes.sensitivity.single_examples import (
     BuffersOf,
     Point,
@@ -32,8 +31,7 @@ from landscape.probes.sensitivity.single_examples import (
 __all__ = ["GradientNorms", "grand"]
 
 _SCOPES = ("all", "last_layer")
-_MEMORY_SHARE = 0.25  # of what is free, for the gradients of a chunk and the graphs behind them
-_GRADIENT_COPIES = 3  # of an example's gradient that a chunk holds at a time
+_GRADIENTS = 3  # of an example that are held at a time: blocks, their squares, what is made next
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +89,11 @@ def grand(
             if scope == "last_layer":
                 parts = [_of_last_layer(objective, point, batch) for batch in objective.batches]
             else:
-                gradients = _Gradients(objective, point, chunk)
-                parts = [gradients.norms(batch) for batch in objective.batches]
-                method = gradients.method
+                each = EachExample(
+                    objective, point, _vectorized, _alone, gradients=_GRADIENTS, chunk=chunk
+                )
+                parts = [each(batch)[0][:, 0] for batch in objective.batches]
+                method = each.method
             rows.append(torch.cat(parts).cpu().numpy())
     norms = np.stack(rows)
     error = np.full(norms.shape[1], np.nan)
@@ -102,100 +102,26 @@ def grand(
     return GradientNorms(norms.mean(0), error, norms, scope, method)
 
 
-class _Gradients:
-    """Gradients of the examples of batch after batch, at one point."""
+def _vectorized(loss: OneLoss, blocks: list[Tensor]) -> tuple[Tensor, Tensor]:
+    gradients, weight = grad(loss, has_aux=True)(blocks)
+    return _norm(gradients), weight
 
-    def __init__(self, objective: Objective, point: Point, chunk: int | None) -> None:
-        self._objective, self._point, self._chunk = objective, point, chunk
-        self.method = "vmap"
 
-    def norms(self, batch: object) -> Tensor:
-        """(b,) float64."""
-        length = batch_length(batch)
-        if self._chunk is None:
-            self._chunk = self._affordable(slice_batch(batch, 0, 1, length))
-        if self.method == "vmap":
-            try:
-                return self._vectorized(batch, length, self._chunk)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError:
-                # Writing to buffers, or asking for a value: what vmap refuses, a loop can do.
-                self.method = "loop"
-        return torch.stack(
-            [self._alone(slice_batch(batch, i, i + 1, length)) for i in range(length)]
+def _alone(loss: OneLoss, leaves: list[Tensor]) -> tuple[Tensor, Tensor]:
+    value, weight = loss(leaves)
+    if not value.requires_grad:
+        raise RequestError(
+            "the loss carries no gradient: it is detached, or taken under no_grad. Return a "
+            "differentiable tensor."
         )
-
-    def _vectorized(self, batch: object, length: int, chunk: int) -> Tensor:
-        rows = _rows(batch, length)
-
-        def loss(blocks: list[Tensor], own: list[Tensor]) -> tuple[Tensor, Tensor]:
-            left = iter(own)
-            example = _mapped_rows(batch, length, lambda _: next(left).unsqueeze(0))
-            term = self._objective.term(blocks, example, self._point.buffers)
-            losses, weights = losses_of(term)
-            return losses.sum(), weights.sum()
-
-        gradients = vmap(grad(loss, has_aux=True), in_dims=(None, 0))
-        found = []
-        for start in range(0, length, chunk):
-            part = [tensor[start : start + chunk] for tensor in rows]
-            blocks, weights = gradients(self._point.blocks, part)
-            found.append(_norm([block.flatten(1) for block in blocks], weights))
-        return torch.cat(found)
-
-    def _alone(self, example: object) -> Tensor:
-        leaves = [block.detach().clone().requires_grad_() for block in self._point.blocks]
-        term = self._objective.term(leaves, example, self._point.buffers)
-        losses, weights = losses_of(term)
-        if not losses.requires_grad:
-            raise RequestError(
-                f"the loss {self._objective.loss_function.name!r} carries no gradient: it is "
-                "detached, or taken under no_grad. Return a differentiable tensor."
-            )
-        blocks = torch.autograd.grad(losses.sum(), leaves, materialize_grads=True)
-        return _norm([block.flatten()[None] for block in blocks], weights.sum()[None])[0]
-
-    def _affordable(self, example: object) -> int:
-        """How many examples fit, by the graph of one."""
-        held: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            held[storage.data_ptr()] = storage.nbytes()
-            return tensor.detach()  # itself, it would hold the node that saves it
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            self._alone(example)
-        gradient = sum(block.numel() * block.element_size() for block in self._point.blocks)
-        graph = max(0, sum(held.values()) - gradient)  # the weights are not held once an example
-        budget = _MEMORY_SHARE * available_bytes(self._objective.device)
-        return max(1, int(budget // (_GRADIENT_COPIES * gradient + 2 * graph)))
+    return _norm(torch.autograd.grad(value, leaves, materialize_grads=True)), weight
 
 
-def _norm(blocks: list[Tensor], weights: Tensor) -> Tensor:
-    """(c,) float64, of gradients in blocks (c, p); NaN where the weight is 0."""
-    norms = [torch.linalg.vector_norm(block, dim=1, dtype=torch.float64) for block in blocks]
-    whole: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
-    return whole.masked_fill(weights == 0, torch.nan).detach()
-
-
-def _mapped_rows(batch: object, length: int, function: Callable[[Tensor], Tensor]) -> object:
-    """The batch with `function` applied to what there is one row an example of."""
-    return map_tensors(
-        lambda tensor: function(tensor) if tensor.ndim and len(tensor) == length else tensor, batch
-    )
-
-
-def _rows(batch: object, length: int) -> list[Tensor]:
-    found: list[Tensor] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    _mapped_rows(batch, length, keep)
-    return found
+def _norm(blocks: Sequence[Tensor]) -> Tensor:
+    """(1,) float64."""
+    norms = [torch.linalg.vector_norm(block, dtype=torch.float64) for block in blocks]
+    whole: Tensor = torch.linalg.vector_norm(torch.stack(norms), keepdim=True)
+    return whole
 
 
 # -- the last layer -------------------------------------------------------------------------------

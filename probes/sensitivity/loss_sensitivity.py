@@ -121,10 +121,11 @@ class SensitivityRecorder:
         with np.errstate(invalid="ignore"):
             value = self._sums / self._looks
         known = value[~np.isnan(value)]
-        low = high = np.nan
+        whole = low = high = np.nan
         if len(known):
-            low, high = resampled(known[:, None], _gini, confidence=confidence, seed=seed)
-        return LossSensitivity(value, self._looks.copy(), _gini(known[:, None]), low, high)
+            whole = float(gini(known))
+            low, high = resampled(known[:, None], _ginis, confidence=confidence, seed=seed)
+        return LossSensitivity(value, self._looks.copy(), whole, low, high)
 
     def _record(self, objective: Objective, thetas: Thetas, buffers: BuffersOf) -> None:
         if objective.batches.num_examples != len(self._sums):
@@ -212,6 +213,6 @@ def _of_classes(objective: Objective, point: Point, batch: object) -> tuple[Floa
     return norms, scores.labels.masked_fill(~scores.counted, -1).cpu().numpy()
 
 
-def _gini(table: Floats) -> float:
-    """Of (n, 1) values from 0 on; NaN where their sum is 0, or there are none."""
-    return float(gini(table[:, 0])) if len(table) else float("nan")
+def _ginis(tables: Floats) -> Floats:
+    """(R,) of tables (R, n, 1)."""
+    return gini(tables[..., 0]).numpy()

@@ -17,6 +17,7 @@ from landscape.probes.arrays import ArrayLike, Floats, as_floats
 __all__ = ["Correlation", "rank_correlation", "resampled"]
 
 NUM_RESAMPLES = 1000
+_BLOCK = 2**20  # entries of resampled tables that are held at a time
 _FEWEST = 4  # examples: ranks of three can agree in six ways only
 
 
@@ -69,21 +70,27 @@ def rank_correlation(
     left_out = int((~known).sum())
     if len(kept) < _FEWEST:
         return Correlation(np.nan, np.nan, np.nan, len(kept), left_out)
-    low, high = resampled(kept, _correlation, confidence=confidence, seed=seed)
-    return Correlation(_correlation(kept), low, high, len(kept), left_out)
+    low, high = resampled(kept, _correlations, confidence=confidence, seed=seed)
+    return Correlation(float(_correlations(kept)), low, high, len(kept), left_out)
 
 
 def resampled(
     table: Floats,
-    statistic: Callable[[Floats], float],
+    statistic: Callable[[Floats], Floats],
     *,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of a statistic of a table (n, columns).
+    """The percentile bootstrap interval of a statistic of a table of examples.
 
     An example is drawn with all of its columns. Resamples in which the statistic is not defined
-    are left out; NaN if there are none else.
+    are left out; NaN if none is left.
+
+    Args:
+        table: (n, columns).
+        statistic: of resampled tables (R, n, columns), one number (R,) each.
+        confidence: of the interval.
+        seed: of the resamples.
 
     Raises:
         RequestError: a confidence outside (0, 1).
@@ -93,12 +100,13 @@ def resampled(
     if not 0 < confidence < 1:
         raise RequestError(f"confidence={confidence}, expected a number between 0 and 1.")
     generator = np.random.default_rng(np.random.SeedSequence(seed))
-    values = np.array(
-        [
-            statistic(table[generator.integers(len(table), size=len(table))])
-            for _ in range(NUM_RESAMPLES)
-        ]
-    )
+    size = max(1, _BLOCK // table.size)
+    found = []
+    for start in range(0, NUM_RESAMPLES, size):
+        rows = min(size, NUM_RESAMPLES - start)
+        drawn = generator.integers(len(table), size=(rows, len(table)))
+        found.append(statistic(table[drawn]))
+    values = np.concatenate(found)
     values = values[~np.isnan(values)]
     if not len(values):
         return np.nan, np.nan
@@ -106,19 +114,18 @@ def resampled(
     return float(low), float(high)
 
 
-def _correlation(table: Floats) -> float:
-    """Of the first two columns (n, 2), or given the third (n, 3)."""
-    ranks = stats.rankdata(table, axis=0)
-    centred = ranks - ranks.mean(0)
-    if table.shape[1] == 3:
-        third = centred[:, 2]
-        own = third @ third
-        if own == 0:  # a score that is the same for all takes nothing out
-            centred = centred[:, :2]
-        else:
-            centred = centred[:, :2] - np.outer(third, third @ centred[:, :2]) / own
-    lengths = np.linalg.norm(centred, axis=0)
+def _correlations(tables: Floats) -> Floats:
+    """(...,) of the first two columns (..., n, 2), or given the third (..., n, 3)."""
+    ranks = stats.rankdata(tables, axis=-2)
+    centred = ranks - ranks.mean(-2, keepdims=True)
+    if centred.shape[-1] == 3:
+        third = centred[..., 2:]
+        own = np.square(third).sum(-2, keepdims=True)
+        shared = (third * centred[..., :2]).sum(-2, keepdims=True)
+        # A score that is the same for all takes nothing out.
+        centred = centred[..., :2] - third * shared / np.where(own == 0, 1, own)
+    lengths = np.sqrt(np.square(centred).sum(-2))
     # What the third score explains leaves rounding, which has no direction.
-    if (lengths <= 1e-9 * len(table) ** 1.5).any():
-        return float("nan")
-    return float(centred[:, 0] @ centred[:, 1] / (lengths[0] * lengths[1]))
+    defined = (lengths > 1e-9 * centred.shape[-2] ** 1.5).all(-1)
+    product = np.where(defined, lengths.prod(-1), np.nan)
+    return np.asarray(centred.prod(-1).sum(-1) / product)

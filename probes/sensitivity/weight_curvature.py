@@ -7,22 +7,23 @@ the whole loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import jvp
+from torch.func import grad, vjp
 
 from landscape.errors import RequestError, unknown_choice
-from landscape.losses import Term
 from landscape.objective import Objective
 from landscape.probes.arrays import Floats
+from landscape.probes.sensitivity.each_example import EachExample, OneLoss
 from landscape.probes.sensitivity.single_examples import (
     Point,
     differentiation,
+    gradient_by,
     losses_of,
     points,
 )
@@ -32,6 +33,11 @@ __all__ += ["weight_curvature"]
 
 CurvatureMatrix = Literal["hessian", "gauss_newton"]
 _MATRICES = ("hessian", "gauss_newton")
+_GRADIENTS = (
+    6  # of an example that are held at a time: gradient, product, and what they are made of
+)
+_RTOL = {torch.float64: 1e-8, torch.float32: 1e-3}
+_LOW_PRECISION_RTOL = 3e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +92,7 @@ def weight_curvature(
 
     Args:
         theta: (P,) where; by default the objective's own point.
-        num_probes: random signs v, common to all examples; each costs about four forward passes.
+        num_probes: random signs v, common to all examples.
         matrix: "gauss_newton" is J' (d^2 l / dz^2) J, for losses of a known function of z.
         seed: of the probes.
 
@@ -101,10 +107,9 @@ def weight_curvature(
     generator = torch.Generator().manual_seed(
         int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1
     )
-    space = objective.space
-    signs = torch.randint(0, 2, (num_probes, space.size), generator=generator, dtype=torch.int8)
-    probes = ((2 * sign - 1).to(objective.device, space.dtype) for sign in signs)
-    samples, weights = _curvatures(objective, probes, theta, matrix)
+    size = (num_probes, objective.space.size)
+    signs = torch.randint(0, 2, size, generator=generator, dtype=torch.int8)
+    samples, weights = _curvatures(objective, 2 * signs - 1, theta, matrix)
     samples[:, weights == 0] = np.nan
     error = samples.std(0, ddof=1) / np.sqrt(num_probes)
     return WeightCurvature(samples.mean(0), error, samples, matrix)
@@ -132,20 +137,16 @@ def curvature_along(
     columns = directions[:, None] if directions.ndim == 1 else directions
     for column in columns.T:
         objective.space.check(column)
-    moved = (column.to(objective.device, objective.space.dtype) for column in columns.T)
-    values, weights = _curvatures(objective, moved, theta, matrix)
+    values, weights = _curvatures(objective, columns.T, theta, matrix)
     share = np.where(weights == 0, 0.0, values * weights) / objective.total_weight
     values[:, weights == 0] = np.nan
     return DirectionalCurvature(values.T, share.T, matrix)
 
 
 def _curvatures(
-    objective: Objective,
-    directions: Iterator[Tensor],
-    theta: Tensor | None,
-    matrix: CurvatureMatrix,
+    objective: Objective, directions: Tensor, theta: Tensor | None, matrix: CurvatureMatrix
 ) -> tuple[Floats, Floats]:
-    """(k, N) v.(H_i v) for each direction, and (N,) the examples' weights in L."""
+    """(k, N) v.(H_i v) for directions (k, P), and (N,) the examples' weights in L."""
     if matrix not in _MATRICES:
         raise unknown_choice("matrix", matrix, _MATRICES)
     if matrix == "gauss_newton" and not objective.loss_function.is_pointwise:
@@ -153,100 +154,104 @@ def _curvatures(
             f"the loss {objective.loss_function.name!r} is not known as a function of the outputs. "
             "Give 'cross_entropy', 'mse', 'bce' or a torch loss module, or matrix='hessian'."
         )
-    along = _hessian_along if matrix == "hessian" else _gauss_newton_along
-    rows = []
+    rows, weights = [], []
     with differentiation(objective):
         (point,) = points(objective, theta)
-        weights = torch.cat([_weights(objective, point, batch) for batch in objective.batches])
-        for direction in directions:
-            blocks = objective.space.split(direction)
-            parts = [along(objective, point, batch, blocks) for batch in objective.batches]
-            rows.append(torch.cat(parts).detach().double().cpu().numpy())
-    return np.stack(rows), weights.double().cpu().numpy()
+        columns = [
+            objective.space.split(direction.to(objective.device, objective.space.dtype))
+            for direction in directions
+        ]
+        hessians = _Hessians(objective, point, columns)
+        for batch in objective.batches:
+            if matrix == "hessian":
+                forms, weight = hessians(batch)
+            else:
+                forms, weight = _gauss_newton(objective, point, batch, columns)
+            rows.append(forms.double())
+            weights.append(weight.double())
+    return torch.cat(rows).T.cpu().numpy(), torch.cat(weights).cpu().numpy()
 
 
-def _weights(objective: Objective, point: Point, batch: object) -> Tensor:
-    with torch.no_grad():
-        return losses_of(objective.term(point.blocks, batch, point.buffers))[1]
+class _Hessians:
+    """v.(H_i v) of the examples of batch after batch, by two backward passes.
+
+    No third derivative is taken, though contractions with one for each example could do without
+    vmap: those of LayerNorm and InstanceNorm are wrong, backward as well as forward (torch 2.13).
+    """
+
+    def __init__(self, objective: Objective, point: Point, columns: list[list[Tensor]]) -> None:
+        self._objective, self._point, self._columns = objective, point, columns
+        self._each = EachExample(
+            objective, point, self._vectorized, self._alone, gradients=_GRADIENTS
+        )
+        self._is_checked = False
+
+    def __call__(self, batch: object) -> tuple[Tensor, Tensor]:
+        """(b, k) and weights (b,)."""
+        forms, weights = self._each(batch)
+        if not self._is_checked and self._each.method == "vmap":
+            self._is_checked = True
+            if not self._agrees(batch, (forms.nan_to_num() * weights[:, None]).sum(0)):
+                self._each.method = "loop"
+                forms, weights = self._each(batch)
+        return forms, weights
+
+    def _vectorized(self, loss: OneLoss, blocks: list[Tensor]) -> tuple[Tensor, Tensor]:
+        _, pulled, weight = vjp(grad(loss, has_aux=True), blocks, has_aux=True)
+        return torch.stack([_dot(pulled(own)[0], own) for own in self._columns]), weight
+
+    def _alone(self, loss: OneLoss, leaves: list[Tensor]) -> tuple[Tensor, Tensor]:
+        value, weight = loss(leaves)
+        return _forms(value, leaves, self._columns), weight
+
+    def _agrees(self, batch: object, total: Tensor) -> bool:
+        """Whether the examples add up to the Hessian of the whole batch: vmap has its own rules."""
+        leaves = [block.detach().clone().requires_grad_() for block in self._point.blocks]
+        term = self._objective.term(leaves, batch, self._point.buffers)
+        wanted = _forms(term.total, leaves, self._columns)
+        rtol = _RTOL.get(self._objective.space.dtype, _LOW_PRECISION_RTOL)
+        return torch.allclose(total, wanted, rtol=rtol, atol=rtol * float(wanted.abs().max()))
 
 
-def _hessian_along(
-    objective: Objective, point: Point, batch: object, direction: list[Tensor]
-) -> Tensor:
-    """(b,) the second derivative of each example's loss along a direction in the weights."""
-
-    def losses(blocks: list[Tensor]) -> Tensor:
-        return losses_of(objective.term(blocks, batch, point.buffers))[0]
-
-    def moved(step: Tensor) -> Tensor:
-        return losses([b + step * d for b, d in zip(point.blocks, direction, strict=True)])
-
-    try:
-        return _second_derivative(moved, direction[0])
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:  # an operation without a forward derivative
-        leaves = [block.detach().clone().requires_grad_() for block in point.blocks]
-        slopes = _slopes_by_backward(losses(leaves), leaves, direction)
-        return _slopes_by_backward(slopes, leaves, direction)
+def _forms(value: Tensor, leaves: list[Tensor], columns: list[list[Tensor]]) -> Tensor:
+    """(k,) v.(H v) of a scalar."""
+    gradients = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
+    found = []
+    for own in columns:
+        slope = _dot(gradients, own)
+        if not slope.requires_grad:
+            found.append(torch.zeros_like(slope))
+            continue
+        products = torch.autograd.grad(slope, leaves, retain_graph=True, materialize_grads=True)
+        found.append(_dot(products, own))
+    return torch.stack(found)
 
 
-def _gauss_newton_along(
-    objective: Objective, point: Point, batch: object, direction: list[Tensor]
-) -> Tensor:
-    """(b,) u.(d^2 l / dz^2 u) of each example, u the derivative of its outputs z."""
-    target: list[Tensor] = []
-
-    def outputs(blocks: list[Tensor]) -> Tensor:
-        term = objective.term(blocks, batch, point.buffers)
-        assert term.output is not None
-        assert term.target is not None
-        target[:] = [term.target]
-        return term.output
-
-    def moved(step: Tensor) -> Tensor:
-        return outputs([b + step * d for b, d in zip(point.blocks, direction, strict=True)])
-
-    zero = torch.zeros((), dtype=direction[0].dtype, device=direction[0].device)
-    try:
-        pair: tuple[Tensor, Tensor] = jvp(moved, (zero,), (torch.ones_like(zero),))  # type: ignore[assignment]
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:  # as above
-        leaves = [block.detach().clone().requires_grad_() for block in point.blocks]
-        made = outputs(leaves)
-        pair = made.detach(), _slopes_by_backward(made, leaves, direction).detach()
-    output, change = pair
-
-    def losses(step: Tensor) -> Tensor:
-        found, weights = objective.loss_function.pointwise(output + step * change, target[0])
-        return losses_of(Term(found.sum(), 0.0, losses=found, weights=weights))[0]
-
-    return _second_derivative(losses, output)
+def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum()
 
 
-def _second_derivative(function: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """f''(0) of a function of a scalar, by forward mode twice."""
-    zero = torch.zeros((), dtype=like.dtype, device=like.device)
-    one = torch.ones_like(zero)
-
-    def slope(step: Tensor) -> Tensor:
-        found: Tensor = jvp(function, (step,), (one,))[1]
-        return found
-
-    second: Tensor = jvp(slope, (zero,), (one,))[1]
-    return second
-
-
-def _slopes_by_backward(values: Tensor, leaves: list[Tensor], direction: list[Tensor]) -> Tensor:
-    """The derivative of every value along a direction in the leaves, by backward passes alone."""
-    if not values.requires_grad:
-        return torch.zeros_like(values)
-    # The gradient of sum_i c_i f_i is linear in c: its product with v, differentiated by c.
-    contraction = torch.ones_like(values, requires_grad=True)
+def _gauss_newton(
+    objective: Objective, point: Point, batch: object, columns: list[list[Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """(b, k) u.(d^2 l / dz^2 u) for the slopes u of each example's outputs z, and weights (b,)."""
+    leaves = [block.detach().clone().requires_grad_() for block in point.blocks]
+    term = objective.term(leaves, batch, point.buffers)
+    assert term.output is not None
+    assert term.target is not None
+    # The gradient of sum_j c_j z_j is linear in c: its product with a direction, differentiated
+    # by c, is the slope of every z_j along it.
+    contraction = torch.ones_like(term.output, requires_grad=True)
     gradients = torch.autograd.grad(
-        (contraction * values).sum(), leaves, create_graph=True, materialize_grads=True
+        (contraction * term.output).sum(), leaves, create_graph=True, materialize_grads=True
     )
-    along = torch.stack([(g * d).sum() for g, d in zip(gradients, direction, strict=True)]).sum()
-    (slopes,) = torch.autograd.grad(along, contraction, create_graph=True)
-    return slopes
+    output = term.output.detach().requires_grad_()
+    losses, weights = objective.loss_function.pointwise(output, term.target)
+    found, kept = losses_of(replace(term, losses=losses, weights=weights))
+    of_loss = gradient_by(found.sum(), output, create_graph=True)
+    forms = []
+    for own in columns:
+        slopes = gradient_by(_dot(gradients, own), contraction, retain_graph=True)
+        image = gradient_by((of_loss * slopes).sum(), output, retain_graph=True)
+        forms.append((slopes * image).flatten(1).sum(1))
+    return torch.stack(forms, 1), kept
