@@ -96,37 +96,29 @@ def ridge_probe(
             "np.logspace(-6, 1, 8)."
         )
     spectrum = _Spectrum(inputs, outputs)
-    fits = [spectrum.fit(len(inputs) * float(penalty)) for penalty in lambdas]
-    slopes = torch.stack([fit.slopes for fit in fits])  # (P, C, d)
-    undefined = torch.stack([fit.left_out.isnan().any(1).sum() for fit in fits])
-    loo = torch.stack([(fit.left_out - outputs).square().mean(1) for fit in fits])  # (P, n)
-    accuracy = torch.full((2, len(fits)), torch.nan, dtype=torch.float64)
-    if classes is not None:
-        accuracy = torch.stack(
-            [
-                torch.stack([_accuracy(fit.fitted, outputs), _accuracy(fit.left_out, outputs)])
-                for fit in fits
-            ],
-            1,
-        ).cpu()
-    doubt = wilson(accuracy[1].numpy() * len(inputs), len(inputs))
-    chosen = _least(loo.mean(1), lambdas)
-    place = inputs.device
+    alphas = [len(inputs) * float(penalty) for penalty in lambdas]
+    # One penalty at a time: predictions at all of them would be P n C numbers, twice.
+    held = [_Scores.of(spectrum.fit(alpha), outputs, classes is not None) for alpha in alphas]
+    slopes = torch.stack([scores.slopes for scores in held])  # (P, C, d)
+    losses = torch.stack([scores.losses for scores in held])  # (P, n)
+    accuracy = torch.stack([scores.accuracy for scores in held], 1)  # (2, P)
+    doubt = wilson(accuracy[1].cpu().numpy() * len(inputs), len(inputs))
+    chosen = _least(losses.mean(1), lambdas)
     return RidgeProbe(
         penalties=lambdas,
         classes=classes,
         weights=slopes,
         intercept=outputs.mean(0) - slopes @ inputs.mean(0),
-        train_error=torch.stack([(fit.fitted - outputs).square().mean() for fit in fits]),
-        loo_error=loo.mean(1),
-        loo_standard_error=loo.std(1) / np.sqrt(len(inputs)),
-        train_accuracy=accuracy[0].to(place),
-        loo_accuracy=accuracy[1].to(place),
-        loo_low=torch.from_numpy(doubt.low).to(place),
-        loo_high=torch.from_numpy(doubt.high).to(place),
-        leverage=torch.stack([fit.leverage for fit in fits]),
-        num_undefined=undefined,
-        loo_predictions=fits[chosen].left_out,
+        train_error=torch.stack([scores.train_error for scores in held]),
+        loo_error=losses.mean(1),
+        loo_standard_error=losses.std(1) / np.sqrt(len(inputs)),
+        train_accuracy=accuracy[0],
+        loo_accuracy=accuracy[1],
+        loo_low=torch.from_numpy(doubt.low).to(inputs.device),
+        loo_high=torch.from_numpy(doubt.high).to(inputs.device),
+        leverage=torch.stack([scores.leverage for scores in held]),
+        num_undefined=losses.isnan().sum(1),
+        loo_predictions=spectrum.fit(alphas[chosen]).left_out,
         chosen=chosen,
     )
 
@@ -139,6 +131,32 @@ class _Fit:
     fitted: Tensor
     left_out: Tensor
     leverage: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """Of a fit: squared errors (n,) left out, and accuracies (2,) in training and left out."""
+
+    slopes: Tensor
+    leverage: Tensor
+    train_error: Tensor
+    losses: Tensor
+    accuracy: Tensor
+
+    @classmethod
+    def of(cls, fit: _Fit, outputs: Tensor, with_classes: bool) -> _Scores:
+        accuracy = outputs.new_full((2,), torch.nan)
+        if with_classes:
+            accuracy = torch.stack(
+                [_accuracy(said, outputs) for said in (fit.fitted, fit.left_out)]
+            )
+        return cls(
+            slopes=fit.slopes,
+            leverage=fit.leverage,
+            train_error=(fit.fitted - outputs).square().mean(),
+            losses=(fit.left_out - outputs).square().mean(1),
+            accuracy=accuracy,
+        )
 
 
 class _Spectrum:
