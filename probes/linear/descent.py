@@ -20,6 +20,7 @@ _MEMORY = 12  # pairs
 _CURVATURE = 0.9  # of the slope may be left with the other sign
 _ROUNDING = 1e-12  # relative: below, differences of values say nothing, and slopes decide
 _SHORTEST = 1e-10  # step
+_LEAST_LOSS = 1e-10  # separable classes without a penalty would be followed down for ever
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ def descend(
 
     Args:
         factors: Cholesky factor of each problem's approximate Hessian; None for the identity.
-        unit: of the gradient's norm, at which the second half of the criterion is.
+        unit: the gradient's norm over the loss, at the prior.
         tol: see `newton.solve`.
     """
 
@@ -68,7 +69,9 @@ def descend(
         term = problem.data_term(weights, intercept)
         gradient = part.gradient(term, where)
         value = term.loss + part.penalties / 2 * part.squared_norms(where)
-        return _Point(value, gradient, _is_small(part, gradient, weights, unit, tol))
+        least = min(tol, 1e-3) * unit * term.loss.clamp_min(_LEAST_LOSS)
+        small = _is_small(part, gradient, weights, least, tol)
+        return _Point(value, gradient, small)
 
     theta = theta.clone()
     everyone = torch.arange(len(theta))
@@ -109,7 +112,7 @@ def descend(
 
 
 def _is_small(
-    frame: Coordinates, gradient: Tensor, weights: Tensor, unit: Tensor, tol: float
+    frame: Coordinates, gradient: Tensor, weights: Tensor, least: Tensor, tol: float
 ) -> Tensor:
     units = frame.scales[:, None] * gradient
     norm = (units[:, :, 1:] @ frame.axes.T).abs().amax((1, 2))
@@ -117,7 +120,7 @@ def _is_small(
     spread = (frame.scales[:, 1:].square() - frame.penalties[:, None]).clamp_min(0).sum(1)
     width = max(frame.axes.shape[0], 1)
     norm = torch.maximum(norm, units[:, :, 0].abs().amax(1) * (2 * spread / width).sqrt())
-    scale = torch.maximum(frame.penalties * weights.abs().amax((1, 2)), min(tol, 1e-3) * unit)
+    scale = torch.maximum(frame.penalties * weights.abs().amax((1, 2)), least)
     return norm <= tol * scale
 
 

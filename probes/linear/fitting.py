@@ -76,8 +76,8 @@ def linear_probe(
     Converged means ||g||_inf <= tol penalty ||W||_inf, with g the gradient by the weights of
     centred features and by the intercept, this one in units of the features' root mean square
     deviation; then W is off by tol of itself at most, and the objective by about tol^2. Or, for
-    penalties near 0, ||g||_inf <= tol^2 ||g||_inf at W = 0. At penalty 0 nothing has converged
-    where every training example is right: separable classes have no minimum.
+    penalties near 0, ||g||_inf / loss is tol^2 of what it is at W = 0. At penalty 0 nothing has
+    converged where every training example is right: separable classes have no minimum.
 
     Args:
         features: (n, d); (L, n, d) or a sequence of (n, d) for layers or checkpoints of one width;

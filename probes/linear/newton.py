@@ -40,7 +40,8 @@ def solve(
     """Minimise at each penalty, infinite ones included.
 
     Converged means, with the gradient g by the weights of centred features and by the intercept,
-    ||g||_inf <= tol penalty ||W||_inf, or ||g||_inf <= tol^2 ||g(prior)||_inf.
+    ||g||_inf <= tol penalty ||W||_inf, or ||g||_inf / loss is at most tol min(tol, 1e-3) of what it
+    is at the prior, where W = 0.
 
     Args:
         penalties: (P,) float64 from 0 on.
@@ -67,7 +68,7 @@ def _minimum(
     count = len(frame.penalties)
     theta = prior.new_zeros(count, len(prior), frame.scales.shape[1])
     theta[:, :, 0] = prior * frame.scales[:, :1]
-    unit = _prior_gradient(problem, frame, prior)
+    unit = _relative_gradient(problem, frame, prior)
     sample = problem.sample(_sample_size(theta), _SEED)
     first = descend(sample, frame, theta, None, unit=unit, tol=_FIRST_TOLERANCE, max_passes=budget)
     theta = first.theta
@@ -94,11 +95,11 @@ def prior_intercept(problem: SoftmaxRegression) -> Tensor:
     return logs - logs.mean()
 
 
-def _prior_gradient(problem: SoftmaxRegression, frame: Coordinates, prior: Tensor) -> Tensor:
+def _relative_gradient(problem: SoftmaxRegression, frame: Coordinates, prior: Tensor) -> Tensor:
     weights = prior.new_zeros(1, len(prior), problem.features.shape[1])
     term = problem.data_term(weights, prior[None])
     centred = term.weight_gradient - term.intercept_gradient[:, :, None] * frame.mean
-    return centred.abs().max()
+    return centred.abs().max() / term.loss
 
 
 def _factors(problem: SoftmaxRegression, frame: Coordinates, theta: Tensor) -> list[Tensor] | None:
@@ -151,7 +152,7 @@ def _softmax_hessian(probabilities: Tensor, features: Tensor) -> Tensor:
     """(C r, C r): sum_i (diag p - pp')_i (x) x_i x_i'; only its lower blocks are filled."""
     num_rows, classes = probabilities.shape
     width = features.shape[1]
-    products = (probabilities[:, :, None] * features[:, None]).reshape(num_rows, -1)
+    products = (probabilities[:, :, None] * features[:, None]).reshape(num_rows, classes * width)
     hessian = features.new_zeros(classes * width, classes * width)
     for own in range(classes):
         block = slice(own * width, (own + 1) * width)
@@ -161,7 +162,7 @@ def _softmax_hessian(probabilities: Tensor, features: Tensor) -> Tensor:
 
 
 def _cholesky(hessian: Tensor, classes: int) -> Tensor:
-    mean = hessian.diagonal().mean()
+    mean = hessian.diagonal().mean().clamp_min(torch.finfo(hessian.dtype).tiny)
     blocks = hessian.view(classes, len(hessian) // classes, classes, -1)
     # The same vector in all classes changes no probability: give that direction a curvature.
     blocks.diagonal(dim1=1, dim2=3).add_(mean / classes)
