@@ -162,7 +162,8 @@ def null_band(confidence: Floats, measure: Measure, *, seed: int, level: float =
     """The same of any measure of simulated answers (S, N), 0 and 1, that gives (S,)."""
     if not 0 < level < 1:
         raise RequestError(f"level={level}, expected a number between 0 and 1, such as 0.95.")
-    generator = np.random.default_rng(np.random.SeedSequence(seed))
+    # A child: data drawn with the same seed must not come from the same stream.
+    generator = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
     size = max(1, _BLOCK // len(confidence))
     found = []
     for start in range(0, _NUM_SIMULATIONS, size):

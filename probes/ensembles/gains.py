@@ -36,7 +36,7 @@ class GainCurve:
         brier: (S,) mean Brier score, a sum over classes.
         calibrated_nll: (S,) mean loss at a temperature from other examples.
         spreads: (4, S) standard deviations over the subsets of these four, in their order; NaN
-            where there is one.
+            where there is one subset, or an infinite loss.
     """
 
     sizes: Ints
@@ -87,7 +87,7 @@ def gain_curve(
     classes = as_labels(labels, "labels")
     members = Members.of(logits, len(classes))
     fitting_labels(classes, members.num_examples, members.num_classes)
-    generator = np.random.default_rng(np.random.SeedSequence(seed))
+    generator = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
     sizes = _sizes(len(members))
     means, spreads, taken = [], [], []
     for size in sizes:
@@ -99,7 +99,9 @@ def gain_curve(
             ]
         )
         means.append(scores.mean(0))
-        spreads.append(scores.std(0, ddof=1) if len(scores) > 1 else np.full(4, np.nan))
+        with np.errstate(invalid="ignore"):  # among infinite losses there is no deviation
+            several = len(scores) > 1
+            spreads.append(scores.std(0, ddof=1) if several else np.full(4, np.nan))
         taken.append(len(subsets))
     every = [math.comb(len(members), size) for size in sizes]
     accuracy, nll, brier, calibrated = np.asarray(means).T

@@ -47,18 +47,14 @@ class Members:
                 examples, or a shape (N, N), which may be N members or N classes.
         """
         if isinstance(logits, Members):
-            held = logits.logits
-        else:
-            held = _stacked(_array(logits), num_examples)
+            _check_examples(logits.logits, num_examples)
+            return logits
+        held = _stacked(_array(logits), num_examples)
         if held.ndim != 3 or not held.size:
             raise RequestError(
                 f"logits has shape {held.shape}, expected (K, N, C): members, examples, classes."
             )
-        if num_examples is not None and held.shape[1] != num_examples:
-            raise RequestError(
-                f"logits has {held.shape[1]:,} examples and there are {num_examples:,} labels: "
-                "expected (K, N, C) and (N,)."
-            )
+        _check_examples(held, num_examples)
         for index, member in enumerate(held):
             _check_finite(member, index)
         return cls(held)
@@ -206,6 +202,14 @@ def _stacked(array: NDArray[np.generic], num_examples: int | None) -> NDArray[np
             "one logit or one member with as many classes. Give (K, N, 1), or (1, N, C)."
         )
     return array[None]
+
+
+def _check_examples(held: NDArray[np.generic], num_examples: int | None) -> None:
+    if num_examples is not None and held.shape[1] != num_examples:
+        raise RequestError(
+            f"logits has {held.shape[1]:,} examples and there are {num_examples:,} labels: "
+            "expected (K, N, C) and (N,)."
+        )
 
 
 def _check_finite(member: NDArray[np.generic], index: int) -> None:

@@ -203,8 +203,11 @@ class EnsembleReport(Result):
 
     def _of_others(self) -> Variables:
         if self.equivalent is not None:
-            what = f"members of the reference with this loss ({self.equivalent.relation})"
+            what = "members of the reference with this calibrated loss"
             yield "deep_ensemble_equivalent", (), self.equivalent.size, "1", what
+            side = {"less": -1, "equal": 0, "more": 1}[self.equivalent.relation]
+            beyond = "-1: worse than the smallest reference, 1: better than the largest, 0: between"
+            yield "deep_ensemble_beyond", (), side, "1", beyond
         for score, held in self.ood.items():
             of = OOD_SCORES[score]
             yield f"ood_auroc_{score}", (), held.auroc, "1", f"AUROC: {of}"

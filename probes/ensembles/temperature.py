@@ -195,7 +195,7 @@ class _Problem:
         still = flat | unbounded | (middle.abs() <= _TOLERANCE)
         first = torch.full_like(sign, start * self._scale)
         first = torch.where(still | (sign * first <= 0) | ~first.isfinite(), 0.0, first)
-        found, slope = self._search(groups, sign, still, first)
+        found, slope = self._search(groups, count, sign, still, first)
         beta = torch.where(unbounded, sign * math.inf, torch.where(flat, math.nan, found))
         losses = _by_group(self._losses(beta, groups), groups) / count
         slope = torch.where(unbounded | flat, 0.0, slope)
@@ -217,16 +217,16 @@ class _Problem:
         return self._losses(betas * self._scale, groups)
 
     def _search(
-        self, groups: Tensor, sign: Tensor, still: Tensor, beta: Tensor
+        self, groups: Tensor, count: Tensor, sign: Tensor, still: Tensor, beta: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Roots of the slopes (S, G), and the slopes there."""
+        """Roots of the slopes (S, G) from beta on, and the slopes there."""
         low, high = torch.zeros_like(beta), torch.full_like(beta, math.inf)  # of |beta|
         done = still
         for _ in range(_MAX_STEPS):
-            slope, curvature = self._slopes(beta, groups)
+            slope, curvature = (part / count for part in self._slopes(beta, groups))
             done = done | (slope.abs() <= _TOLERANCE)
             if done.all():
-                break
+                return beta, slope
             size, rise = sign * beta, sign * slope  # the slope by |beta|
             low = torch.where(rise < 0, size, low)
             high = torch.where(rise > 0, size, high)
@@ -237,10 +237,10 @@ class _Problem:
             moved = torch.where(inside, torch.minimum(step, farthest), fallback)
             done = done | (moved == size)  # the bracket holds no number between its ends
             beta = torch.where(done, beta, sign * moved)
-        return beta, slope
+        return beta, self._slopes(beta, groups)[0] / count
 
     def _slopes(self, betas: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-        """First and second derivatives (S, G) of the mean losses of the groups."""
+        """First and second derivatives (S, G) of the summed losses of the groups."""
         # Where all betas are equal, as at the start, one pass serves all halvings.
         common = bool((betas == betas[0, 0]).all())
         by_example = betas[:1, :1].expand(1, self.num_examples) if common else None
@@ -253,8 +253,7 @@ class _Problem:
             mean, square = torch.einsum("snc,ncp->psn", tempered, powers)
             slopes[:, rows] = mean - self._own[rows]
             curvatures[:, rows] = (square - mean.square()).clamp(min=0)
-        count = _by_group(torch.ones_like(self._own), groups)
-        return _by_group(slopes, groups) / count, _by_group(curvatures, groups) / count
+        return _by_group(slopes, groups), _by_group(curvatures, groups)
 
     def _losses(self, betas: Tensor, groups: Tensor) -> Tensor:
         by_example = betas.gather(1, groups)
