@@ -109,11 +109,6 @@ def _vectorized(loss: OneLoss, blocks: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _alone(loss: OneLoss, leaves: list[Tensor]) -> tuple[Tensor, Tensor]:
     value, weight = loss(leaves)
-    if not value.requires_grad:
-        raise RequestError(
-            "the loss carries no gradient: it is detached, or taken under no_grad. Return a "
-            "differentiable tensor."
-        )
     return _norm(torch.autograd.grad(value, leaves, materialize_grads=True)), weight
 
 

@@ -85,8 +85,8 @@ def differentiation(objective: Objective) -> Iterator[None]:
     """The objective ready to be differentiated example by example, and as it was afterwards.
 
     Raises:
-        RequestError: a loss that gives only a batch's value, or a network in which the loss of an
-            example depends on the others of its batch.
+        RequestError: a loss that gives only a batch's value or has no gradient, or a network in
+            which the loss of an example depends on the others of its batch.
     """
     with objective.evaluation(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         _check_separate(objective)
@@ -102,16 +102,22 @@ def _check_separate(objective: Objective) -> None:
             "others of its batch: there is no gradient of one example. Give bn='eval' or "
             "bn='recalibrate', and layers with running statistics."
         )
-    blocks = objective.space.split(objective.theta)
+    leaves = objective.leaves(objective.theta)
+    buffers = objective.buffers_at(objective.theta)
+    batch = next(iter(objective.batches))
+    length = batch_length(batch)
+    together, _ = losses_of(objective.term(leaves, batch, buffers))
+    if not together.requires_grad:
+        raise RequestError(
+            f"the loss {objective.loss_function.name!r} carries no gradient: it is detached, or "
+            "taken under no_grad. Return a differentiable tensor."
+        )
+    if length == 1:
+        return
+    together = together.detach()
     with torch.no_grad():
-        buffers = objective.buffers_at(objective.theta)
-        batch = next(iter(objective.batches))
-        length = batch_length(batch)
-        together, _ = losses_of(objective.term(blocks, batch, buffers))
-        if length == 1:
-            return
         part = slice_batch(batch, 0, length // 2, length)
-        apart, _ = losses_of(objective.term(blocks, part, buffers))
+        apart, _ = losses_of(objective.term(leaves, part, buffers))
     rtol = _RTOL.get(objective.space.dtype, _LOW_PRECISION_RTOL)
     differ = len(together) != length or not torch.allclose(
         together[: length // 2], apart, rtol=rtol, atol=rtol * float(together.abs().max())

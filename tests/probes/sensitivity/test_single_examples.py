@@ -114,6 +114,21 @@ def test_a_loss_that_gives_only_a_batch_s_value_is_refused(network, data):
         grand(Objective(network, (inputs, labels.clamp(min=0)), loss))
 
 
+@pytest.mark.parametrize("call", [grand, loss_sensitivity, weight_curvature])
+def test_a_loss_without_a_gradient_is_refused(network, data, call):
+    def loss(output, target):
+        return nn.functional.cross_entropy(output.detach(), target, reduction="none")
+
+    with pytest.raises(RequestError, match="carries no gradient"):
+        call(Objective(network, (data[0], data[1].clamp(min=0)), loss))
+
+
+def test_a_batch_of_one_is_an_example_by_itself(network, data):
+    found = grand(Objective(network, data, batch_size=1))
+    wanted = grand(Objective(network, data))
+    np.testing.assert_allclose(found.value, wanted.value, rtol=1e-10)
+
+
 def test_a_loss_of_the_user_s_that_returns_one_value_an_example_is_taken(network, data):
     inputs, labels = data[0], data[1].clamp(min=0)
 

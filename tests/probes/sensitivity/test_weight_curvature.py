@@ -255,6 +255,8 @@ def test_wrong_requests_are_refused(objective, network, data):
         weight_curvature(objective, matrix="gauss-newton")
     with pytest.raises(RequestError, match="the vector has shape"):
         curvature_along(objective, torch.zeros(3, 2))
+    with pytest.raises(RequestError, match=r"expected \(P, k\) with k >= 1"):
+        curvature_along(objective, torch.zeros(39, 0))
     loss = lambda output, target: (output[:, 0] - target).square()  # noqa: E731
     own = Objective(network, (data[0], data[0][:, 0]), loss)
     with pytest.raises(RequestError, match="not known as a function of the outputs"):
