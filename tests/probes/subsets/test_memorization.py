@@ -14,6 +14,7 @@ from scipy import stats
 
 from landscape.errors import RequestError
 from landscape.probes.subsets.memorization import memorization
+from landscape.probes.subsets.reliability import split_half
 from landscape.probes.subsets.roc import roc
 from landscape.probes.subsets.subset_runs import SubsetRuns
 from landscape.trainers.data.splits import subset_masks
@@ -94,6 +95,8 @@ def test_leaving_out_one_at_a_time_asks_for_the_nearest_other():
     found = memorization(nearest_runs(points, labels, masks))
     other = ranking(points)[:, 1]
     np.testing.assert_array_equal(found.value, labels[other] != labels)
+    assert found.num_memorized == (labels[other] != labels).sum() > 0
+    assert found.mean_memorization == pytest.approx(np.mean(labels[other] != labels))
     assert (found.num_out == 1).all()
 
 
@@ -121,11 +124,11 @@ def test_as_many_are_never_held_out_as_chance_says():
 
 
 def test_the_standard_error_is_that_of_two_proportions():
-    masks = np.repeat([1, 0], 10)[:, None]
-    correct = np.concatenate([np.ones(8), np.zeros(2), np.ones(5), np.zeros(5)])[:, None]
+    masks = np.repeat([1, 0], [10, 4])[:, None]
+    correct = np.repeat([1, 0, 1, 0], [8, 2, 2, 2])[:, None]
     found = memorization(SubsetRuns(masks, correct))
     assert found.value[0] == pytest.approx(0.3)
-    assert found.standard_error[0] == pytest.approx(np.sqrt(0.8 * 0.2 / 10 + 0.5 * 0.5 / 10))
+    assert found.standard_error[0] == pytest.approx(np.sqrt(0.8 * 0.2 / 10 + 0.5 * 0.5 / 4))
     assert found.accuracy_in[0] == 0.8
     assert found.accuracy_out[0] == 0.5
 
@@ -257,6 +260,8 @@ def test_soft_values_have_the_interval_of_welch():
         assert found.lower[example] == pytest.approx(wanted.low)
         assert found.upper[example] == pytest.approx(wanted.high)
     assert np.isnan(found.null_high)
+    seed = np.random.SeedSequence(0).spawn(2)[0]
+    assert found.split_half == split_half(masks, values, seed=seed)
     np.testing.assert_allclose(found.accuracy_in, memorization(runs).accuracy_in)
     with pytest.raises(RequestError, match="no values"):
         memorization(SubsetRuns(masks, values > 0), of="values")

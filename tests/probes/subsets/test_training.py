@@ -56,6 +56,7 @@ def test_no_two_networks_are_alike_and_all_repeat_with_the_seed():
     assert torch.equal(torch.get_rng_state(), before)
     equal(first, again)
     assert len(np.unique(first.values[:, 0])) == 5
+    assert len(np.unique(first.masks, axis=0)) == 5
     assert not np.array_equal(first.masks, other.masks)
     assert not np.array_equal(first.values, other.values)
 
