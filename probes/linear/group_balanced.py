@@ -160,7 +160,10 @@ def _grouped(part: Grouped, name: str) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _subsamples(positions: Tensor, size: int, refits: int, seed: int) -> list[Tensor]:
-    members = [(positions == group).nonzero().flatten().numpy() for group in positions.unique()]
+    members = [
+        (positions == group).nonzero().flatten().numpy()
+        for group in range(int(positions.max()) + 1)
+    ]
     found = []
     for child in np.random.SeedSequence(seed).spawn(refits):
         generator = np.random.default_rng(child)

@@ -6,7 +6,8 @@ Each pass over the data serves all penalties that are still at work. Four stages
 2. L-BFGS on a sample of the examples, in coordinates where Böhning's bound is the identity;
 3. at what that found, the Hessian from a few thousand examples, drawn in proportion to the
    curvature that they have there (1 - sum p^2: next to none where the class is certain);
-4. L-BFGS on all examples, preconditioned by it. 3 and 4 are repeated with what is not done.
+4. L-BFGS on all examples, preconditioned by it, for as long as a Hessian takes or more. 3 and 4
+   are repeated with what is not done; 3 is left out at first where 2 was quick.
 
 60,000 x 128, 10 classes, 12 penalties from 1 to 1e-7, one thread, to 1e-6 of the objective: 4.7 s.
 Examples drawn evenly for 3 take 13 s, since where the fit is good few of them count; 2 without 3
@@ -30,7 +31,9 @@ _EXAMPLES_A_NUMBER, _FEWEST_EXAMPLES = 2, 1024
 _LARGEST_HESSIAN = 3000  # numbers of a probe: beyond, 36 MB a penalty, the bound has to do
 _DAMPING = 1e-6  # of the mean curvature: what float32 leaves of the smallest
 _FIRST_TOLERANCE = 0.1  # the sample's minimum is not that of all examples
-_PASSES_A_HESSIAN = 8  # thereafter a new one is cheaper; measured at 5, 8, 10, 25
+_FLOAT32_GAIN = 2  # flops a second of a Hessian over those of a pass: 60e9 and 31e9
+_FEWEST_PASSES = 8  # with a Hessian; measured at 5, 8, 10, 25 where a Hessian takes eight
+_MANY_PASSES = 200  # without
 _SEED = 0  # of the sampling, which changes how long it takes and not where it ends
 
 
@@ -74,18 +77,36 @@ def _minimum(
     theta = first.theta
     iterations = torch.zeros(count, dtype=torch.int64)
     converged = torch.zeros(count, dtype=torch.bool)
+    patience = _patience(problem, theta)
+    # What the bound found quickly on the sample it finds on all before a Hessian is there.
+    live = (2 * first.passes <= patience).nonzero().flatten()
+    factors: list[Tensor] | None = None
     while True:
+        if len(live):
+            part = frame.at(live)
+            left = budget - int(iterations[live].min())
+            found = descend(
+                problem, part, theta[live], factors, unit=unit, tol=tol,
+                max_passes=min(left, patience),
+            )  # fmt: skip
+            theta[live] = found.theta
+            iterations[live] += found.passes
+            converged[live] = found.converged
         live = (~converged & (iterations < budget)).nonzero().flatten()
         if not len(live):
             return theta, iterations, converged
-        part = frame.at(live)
-        factors = _factors(problem, part, theta[live])
-        left = budget - int(iterations[live].min())
-        passes = min(left, _PASSES_A_HESSIAN) if factors is not None else left
-        found = descend(problem, part, theta[live], factors, unit=unit, tol=tol, max_passes=passes)
-        theta[live] = found.theta
-        iterations[live] += found.passes
-        converged[live] = found.converged
+        if theta[0].numel() <= _LARGEST_HESSIAN:
+            factors = _factors(problem, frame.at(live), theta[live])
+
+
+def _patience(problem: SoftmaxRegression, theta: Tensor) -> int:
+    """Passes that take as long as a Hessian."""
+    numbers = theta[0].numel()
+    if numbers > _LARGEST_HESSIAN:
+        return _MANY_PASSES
+    of_hessian = (min(_sample_size(theta), len(problem.labels)) + numbers / 3) * numbers**2
+    of_pass = 4 * len(problem.labels) * numbers
+    return max(round(of_hessian / of_pass / _FLOAT32_GAIN), _FEWEST_PASSES)
 
 
 def prior_intercept(problem: SoftmaxRegression) -> Tensor:
@@ -102,10 +123,8 @@ def _relative_gradient(problem: SoftmaxRegression, frame: Coordinates, prior: Te
     return centred.abs().max() / term.loss
 
 
-def _factors(problem: SoftmaxRegression, frame: Coordinates, theta: Tensor) -> list[Tensor] | None:
-    """Cholesky factors of the Hessians by theta, float32; None where they would be too large."""
-    if theta[0].numel() > _LARGEST_HESSIAN:
-        return None
+def _factors(problem: SoftmaxRegression, frame: Coordinates, theta: Tensor) -> list[Tensor]:
+    """Cholesky factors of the Hessians by theta, float32."""
     weights, intercept = frame.probes(theta)
     curvature = problem.curvature_shares(weights, intercept)
     generator = torch.Generator().manual_seed(_SEED + 1)
