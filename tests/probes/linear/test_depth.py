@@ -166,11 +166,10 @@ def test_votes_are_compared_with_the_target():
     assert (given.target == 1).all()
     for found in (model, label, given):
         np.testing.assert_array_equal(found.depth, depths(found.votes, found.target))
+        agreement = (found.votes == found.final_class).mean(1)
+        np.testing.assert_allclose(found.knn_agreement.value, agreement)
         assert np.array_equal(found.votes, model.votes)
     assert not np.array_equal(model.depth, label.depth, equal_nan=True)
-    np.testing.assert_allclose(
-        model.knn_agreement.value, (model.votes == model.final_class).mean(1)
-    )
 
 
 def test_consensus_is_the_majority_and_of_equals_the_lowest():
