@@ -147,7 +147,19 @@ def test_every_element_may_be_a_unit_and_tokens_have_theirs_last():
     assert found.measures["dead_share"][0] == float((highest <= 0).double().mean())
 
 
-def test_a_module_that_is_called_twice_is_two_layers():
+def test_batch_norm_has_the_statistics_of_its_policy():
+    problem = objective(bn="recalibrate")
+    found = layer_sparsity(problem, layers="1")
+    features = activations(problem, layers="1", pool="spatial")["1"]
+    assert found.measures["rankme"][0] == pytest.approx(float(rankme(features)))
+    running = layer_sparsity(objective(), layers="1")
+    assert running.measures["rankme"][0] != pytest.approx(float(rankme(features)))
+
+
+@pytest.mark.parametrize("budget", [1, 2**30])  # in two passes, and in one
+def test_a_module_that_is_called_twice_is_two_layers(budget, monkeypatch):
+    monkeypatch.setattr(module, "_BUDGET", budget)
+
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
