@@ -21,6 +21,7 @@ _BENCHMARKS = {
     "training": "networks trained together against one after another; the tick study, whole",
     "slices": "planes of the loss beside loss-landscapes and the point-by-point loop",
     "paths": "barriers beside a loop that reloads its data; alignment, curves, REPAIR, exactness",
+    "probes": "a grid of linear probes beside scikit-learn, at equal accuracy of the objective",
 }
 
 

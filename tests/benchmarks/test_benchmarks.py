@@ -29,7 +29,7 @@ def test_list_names_each_benchmark_on_a_line():
     done = benchmarks("--list")
     assert done.returncode == 0
     names = [line.split()[0] for line in done.stdout.splitlines()]
-    assert names == ["products", "eigenvalues", "training", "slices", "paths"]
+    assert names == ["products", "eigenvalues", "training", "slices", "paths", "probes"]
 
 
 @pytest.mark.parametrize(
