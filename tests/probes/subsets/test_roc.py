@@ -19,7 +19,10 @@ def test_the_area_is_that_of_scikit_learn_and_of_all_pairs(drawn):
     found = roc(scores, positive)
     assert found.auc == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
     pairs = scores[positive][:, None] - scores[~positive][None]
-    assert found.auc == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean(), abs=1e-12)
+    won = (pairs > 0) + 0.5 * (pairs == 0)
+    assert found.auc == pytest.approx(won.mean(), abs=1e-12)
+    variances = [won.mean(axis).var(ddof=1) / won.shape[1 - axis] for axis in (0, 1)]
+    assert found.standard_error == pytest.approx(np.sqrt(sum(variances)), abs=1e-12)
 
 
 def test_the_curve_is_that_of_scikit_learn(drawn):
