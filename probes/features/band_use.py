@@ -172,7 +172,7 @@ def band_use(
                 std=std,
                 convention=convention,
             )
-            right.append(_right(network, bands, labels[start : start + len(inputs)], inputs.dtype))
+            right.append(_right(network, bands, labels[start : start + len(inputs)]))
             power.append(
                 _power(inputs, band_masks(*inputs.shape[2:], borders=borders, norm=norm, soft=soft))
             )
@@ -225,14 +225,11 @@ def _before_normalisation(inputs: Tensor, mean: ArrayLike | None, std: ArrayLike
     return images if mean is None else images + by_channel(mean, "mean", images)
 
 
-def _right(network: Network, bands: FourierBands, labels: Tensor, dtype: torch.dtype) -> Tensor:
+def _right(network: Network, bands: FourierBands, labels: Tensor) -> Tensor:
     """(2, B) right answers on images that keep, and that lack, each band."""
     return torch.tensor(
         [
-            [
-                (classes_of(network(seen(name).to(dtype))).cpu() == labels).sum().item()
-                for name in bands.names
-            ]
+            [(classes_of(network(seen(name))).cpu() == labels).sum().item() for name in bands.names]
             for seen in (bands.keep, bands.remove)
         ],
         dtype=torch.float64,

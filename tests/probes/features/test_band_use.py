@@ -12,7 +12,7 @@ from torch import nn
 from landscape.errors import RequestError
 from landscape.objective import Objective
 from landscape.probes.features.band_use import band_use
-from landscape.probes.features.bands import fourier_bands
+from landscape.probes.features.bands import band_masks, fourier_bands
 from landscape.similarity.bootstrap import wilson
 
 N, SIZE = 40, 16
@@ -80,11 +80,15 @@ def test_a_network_of_one_wave_needs_its_band_and_no_other(frequency, band):
 def test_accuracies_are_those_of_the_images_that_are_kept_and_that_are_left(bn, batch_size):
     images, labels = three_classes()
     objective = Objective(convolutional(), (images, labels), bn=bn, batch_size=batch_size)
-    theta = 1.2 * objective.theta
+    theta = -1.2 * objective.theta
     found = band_use(objective, theta, borders=(3, 6), norm=2, soft=1.0)
     model = convolutional().eval()
     tensors = objective.space.named(theta) | dict(objective.buffers)
     tensors |= objective.buffers_at(theta) or {}
+    whole = torch.func.functional_call(model, tensors, (images,)).argmax(1) == labels
+    assert float(found.full_accuracy.value) == pytest.approx(float(whole.double().mean()))
+    elsewhere = band_use(objective).full_accuracy.value
+    assert float(found.full_accuracy.value) != float(elsewhere)
     bands = fourier_bands(images, borders=(3, 6), norm=2, soft=1.0)
     for index, name in enumerate(bands.names):
         for held, shown in (
@@ -150,9 +154,12 @@ def test_power_shares_are_the_squares_of_the_inputs(soft):
     objective = Objective(convolutional(), (images, labels), batch_size=9)
     found = band_use(objective, soft=soft)
     assert found.power_share.sum() == pytest.approx(1)
+    squares = torch.fft.fft2(images).abs().square().sum((0, 1))
+    by_mask = (band_masks(SIZE, SIZE, soft=soft) * squares).sum((1, 2))
+    np.testing.assert_allclose(found.power_share, by_mask / squares.sum())
     if not soft:
-        squares = fourier_bands(images).images.square().sum((1, 2, 3, 4)).numpy()
-        np.testing.assert_allclose(found.power_share, squares / float(images.square().sum()))
+        parts = fourier_bands(images).images.square().sum((1, 2, 3, 4))
+        np.testing.assert_allclose(found.power_share, parts / images.square().sum())
 
 
 def test_the_shown_bands_add_up_to_the_image():

@@ -86,6 +86,8 @@ def test_masks_are_a_partition_of_unity(norm, soft, size):
     torch.testing.assert_close(masks.sum(0), torch.ones(size, dtype=torch.float64))
     assert masks.min() >= 0
     assert masks[:, 0, 0].tolist() == [1, 0, 0, 0]
+    bands = fourier_bands(images((1, 1, *size)), norm=norm, soft=soft)
+    torch.testing.assert_close(bands.counts, masks.sum((1, 2)))
     assert masks[0].sum() == 1  # the background is the mean alone, also of soft bands
 
 
