@@ -176,9 +176,24 @@ def test_the_statistics_at_an_untrained_point_are_of_all_batches():
 
 
 def test_an_untrained_point_has_the_precision_of_the_objective():
-    objective = Objective(trained(torch.float32), images(dtype=torch.float32), dtype=torch.float64)
+    data = images(dtype=torch.float32)
+    objective = Objective(trained(torch.float32), data, dtype=torch.float64, params="4.*")
     theta, beside = untrained_point(objective, untrained(objective.model, seed=0))
-    assert theta.dtype == beside["1.running_mean"].dtype == torch.float64
+    assert theta.dtype == beside["0.weight"].dtype == torch.float64
+    assert beside["1.running_mean"].dtype == torch.float64
+
+
+def test_the_statistics_at_an_untrained_point_are_without_dropout():
+    plain = trained()
+    dropping = nn.Sequential(nn.Dropout(0.5), *plain).train()
+    random_state = torch.get_rng_state()
+    (_, expected), (_, found) = (
+        untrained_point(objective, objective.model)
+        for objective in (Objective(plain, images()), Objective(dropping, images()))
+    )
+    assert torch.allclose(found["2.running_var"], expected["1.running_var"], rtol=1e-9)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert dropping.training
 
 
 def test_another_kind_of_network_is_refused():

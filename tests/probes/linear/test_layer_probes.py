@@ -132,16 +132,17 @@ def test_a_label_that_comes_in_at_a_layer_can_be_read_off_from_there_on():
 
 
 def test_the_layer_is_chosen_by_validation_and_then_by_loss():
-    found = probe_layers(Objective(network(), images()), **QUICK)
-    table = {
-        layer: (
-            -found.validation_accuracy[layer, found.chosen[layer]],
-            found.validation_loss[layer, found.chosen[layer]],
-        )
-        for layer in range(len(found.layers))
-    }
-    assert found.best == min(table, key=table.get)
-    assert found.accuracy == found.test.value[found.best]
+    objective = Objective(network(), images())
+    options = {"layers": ["0", "2", "5"], "pool": "none", "k": 5, "controls": False}
+    clear = probe_layers(objective, penalties=[1e-2], **options)
+    assert clear.validation_accuracy[:, 0].argmax() == 1
+    assert clear.validation_loss[:, 0].argmin() == 2  # another layer's
+    tied = probe_layers(objective, penalties=[1.0], **options)
+    assert tied.validation_accuracy[1, 0] == pytest.approx(tied.validation_accuracy[2, 0])
+    assert tied.validation_loss[1, 0] < tied.validation_loss[2, 0]
+    for found in (clear, tied):
+        assert found.best == 1
+        assert found.accuracy == found.test.value[1]
 
 
 def test_random_labels_are_right_by_chance_and_fit_a_wide_layer():
