@@ -90,14 +90,11 @@ def tail_merged_chi_square(counts: ArrayLike, trials: int) -> GoodnessOfFit:
     """
     held = _checked(counts, trials)
     share = held.mean() / trials
-    undefined = GoodnessOfFit(np.nan, 0, np.nan)
-    if share in (0, 1):
-        return undefined
     expected = len(held) * stats.binom.pmf(np.arange(trials + 1), trials, share)
     observed = np.bincount(held.astype(np.int64), minlength=trials + 1)
     starts = _merged(expected)
     if len(starts) < 3:
-        return undefined
+        return GoodnessOfFit(np.nan, 0, np.nan)
     expected, observed = np.add.reduceat(expected, starts), np.add.reduceat(observed, starts)
     statistic = float((np.square(observed - expected) / expected).sum())
     freedom = len(starts) - 2

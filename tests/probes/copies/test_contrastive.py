@@ -116,6 +116,18 @@ def test_a_network_is_asked_in_evaluation_mode_and_is_left_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_a_stack_is_asked_in_evaluation_mode_and_is_left_as_it_was():
+    models = [network(seed, norm="batch").train() for seed in range(2)]
+    both = stack(models)
+    before = {name: value.clone() for name, value in both.buffers.items()}
+    found = simclr_correctness(both, drawn_pairs(), batch_size=6)
+    for index, model in enumerate(models):
+        alone = simclr_correctness(model.eval(), drawn_pairs(), batch_size=6)
+        assert np.array_equal(found.correct[index], alone.correct[0])
+    assert both.template.training
+    assert all(torch.equal(value, before[name]) for name, value in both.buffers.items())
+
+
 def test_the_mode_comes_back_after_an_error():
     class Broken(nn.Module):
         def forward(self, views):

@@ -77,8 +77,11 @@ def test_nothing_is_said_where_all_answers_are_equal(share):
     assert np.isnan(over_dispersion(counts, 20).ratio)
 
 
-def test_too_few_objects_for_three_bins_have_no_p_value():
-    assert np.isnan(tail_merged_chi_square([1, 2, 3], 5).p_value)
+@pytest.mark.parametrize("counts", [[1, 2, 3], [0, 1] * 6])  # one bin, and two
+def test_too_few_objects_for_three_bins_are_not_tested(counts):
+    found = tail_merged_chi_square(counts, 5)
+    assert np.isnan(found.statistic)
+    assert np.isnan(found.p_value)
 
 
 @pytest.mark.parametrize("counts", [[1, 6], [], [0.5, 1.0], [-1, 2]])

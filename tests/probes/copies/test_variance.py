@@ -75,6 +75,15 @@ def test_shares_of_what_only_objects_or_only_views_decide():
     assert found.residual.value[0] == pytest.approx(0, abs=1e-12)
 
 
+def test_a_negative_component_is_no_share():
+    halves = np.random.default_rng(0).permuted(np.tile([0, 1, 0, 1], (60, 1)), axis=1)
+    found = variance_components(Copies(np.broadcast_to(halves, (1, 5, 60, 4))), seed=0)
+    assert found.object.value[0] < -0.05  # objects are more alike than their views allow
+    for name, exact in (("object_share", 0), ("view_share", 1)):
+        held = getattr(found, name)
+        assert (held.value[0], held.low[0], held.high[0]) == (exact, exact, exact)
+
+
 def test_the_components_are_those_of_the_sums_of_squares_written_out():
     rng = np.random.default_rng(4)
     N, K, M = 3, 7, 4
