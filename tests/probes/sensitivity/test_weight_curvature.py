@@ -241,6 +241,12 @@ def test_what_the_weights_do_not_bend_has_no_curvature(data):
     assert not weight_curvature(objective).value.any()
 
 
+def test_a_loss_that_is_linear_in_the_weights_has_no_curvature(data):
+    model, labels = nn.Linear(5, 3, dtype=torch.float64), data[1].clamp(min=0)
+    objective = Objective(model, (data[0], labels), lambda output, target: output[:, 0])
+    assert not curvature_along(objective, directions_of(objective)).value.any()
+
+
 def test_the_point_may_be_another(objective, checkpoints):
     directions = directions_of(objective)
     found = curvature_along(objective, directions, checkpoints[2])
