@@ -194,7 +194,6 @@ def checkpoint_dynamics(
     for index, theta in enumerate(thetas):
         if buffers is not None and index >= len(buffers):
             raise _as_many("buffers", len(buffers))
-        objective.space.check(theta)
         own = None if buffers is None else buffers[index]
         found = answers(objective, theta, buffers=own)
         rows.append(row(measurements(found.logits, found.labels)))
