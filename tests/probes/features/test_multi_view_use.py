@@ -232,9 +232,17 @@ def test_another_point_of_the_objective_is_another_network():
     objective = problem(using(2))
     theta = torch.zeros(F)
     theta[4] = 1
-    found = feature_use(objective, theta=theta, single=singles())
+    found = tick_use(objective, seed=0, num_features=F, num_examples=50, theta=theta)
     assert found.flip_rate.value.tolist() == [0, 0, 0, 0, 1]
     assert found.accuracy.value[4] == 1
+
+
+def test_a_feature_that_is_read_the_wrong_way_round_is_not_used():
+    network = Ticks([1.0, 0.0, 0.0, 0.0, -0.5])
+    found = feature_use(network, ticks("test", 0, 100, F), single=singles())
+    assert found.accuracy.value[4] == 0
+    assert found.use.value.tolist() == [0.5, 0, 0, 0, 0]
+    assert found.effective_number == pytest.approx(1)
 
 
 def test_the_seed_repeats_and_matters():
