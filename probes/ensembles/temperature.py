@@ -194,7 +194,7 @@ class _Problem:
         unbounded = (torch.where(sign > 0, rightmost, leftmost) == 0) & ~flat
         still = flat | unbounded | (middle.abs() <= _TOLERANCE)
         first = torch.full_like(sign, start * self._scale)
-        first = torch.where(still | (sign * first <= 0) | ~first.isfinite(), 0.0, first)
+        first = torch.where(still | (sign * first <= 0), 0.0, first)
         found, slope = self._search(groups, count, sign, still, first)
         beta = torch.where(unbounded, sign * math.inf, torch.where(flat, math.nan, found))
         losses = _by_group(self._losses(beta, groups), groups) / count

@@ -108,6 +108,10 @@ def test_equal_confidences_share_a_bin_of_equal_mass():
     assert sorted(count) == [0, 0, 0, 1, 9]
 
 
+def test_a_probability_above_one_by_rounding_is_one():
+    assert calibration_error([1 + 1e-9] * 3, [1, 1, 1]) == 0
+
+
 def test_sure_and_always_right_is_without_error():
     assert calibration_error([1.0] * 5, [True] * 5) == 0
     assert squared_calibration_error([1.0] * 5, [True] * 5) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,8 @@ def test_an_infinite_loss_has_no_equivalent_and_says_why():
     logits = np.array([[[0.0, 1.0]] * 6, [[0.0, 2.0]] * 6])
     report = ensemble_report(logits, [1, 1, 1, 1, 1, 0], reference=logits)
     assert report.equivalent is None
+    finite = replace(gain_curve(logits, [1, 1, 1, 1, 1, 0]), calibrated_nll=np.array([0.5, 0.4]))
+    assert ensemble_report(logits, [1, 1, 1, 1, 1, 0], reference=finite).equivalent is None
     assert report.status.startswith("the calibrated loss is infinite")
     assert any("5 of 10 halves are separable" in note for note in report.notes)
     assert math.isinf(report.to_dataset().calibrated_nll)
@@ -175,7 +178,7 @@ def test_the_seed_repeats_everything(draw):
 def test_the_provenance_tells_logits_and_labels_apart(draw):
     logits, labels = draw(2, 20, 3)
     one = ensemble_report(logits, labels).provenance
-    swapped = ensemble_report(logits[::-1], labels).provenance
+    swapped = ensemble_report(np.stack([logits[0], logits[0]]), labels).provenance
     relabelled = ensemble_report(logits, np.roll(labels, 1)).provenance
     assert swapped["logits_fingerprint"] != one["logits_fingerprint"]
     assert swapped["labels_fingerprint"] == one["labels_fingerprint"]

@@ -67,6 +67,16 @@ def test_constants_of_a_row_do_not_matter(draw):
     assert other.beta == pytest.approx(one.beta, rel=1e-9)
 
 
+def test_a_step_into_the_plain_is_taken_back():
+    # Of 1000 classes one stands out, and is right in 9 of 10: it should have the probability .9.
+    # At 0 the loss is all but straight, and beyond the minimum all but flat.
+    logits = np.zeros((10, 1000))
+    logits[:, 0] = 1
+    found = fit_temperature(logits, [0] * 9 + [1])
+    assert found.beta == pytest.approx(math.log(0.9 * 999 / 0.1), rel=1e-10)
+    assert found.converged
+
+
 def test_one_example_far_off_is_found_by_bisection():
     # Newton from the flat side would leave for infinity.
     logits = np.array([[0.0, 1e-3]] * 999 + [[0.0, 300.0]])
@@ -91,7 +101,8 @@ def test_a_predictor_that_is_worse_than_guessing_has_a_negative_beta(draw):
     one, other = fit_temperature(logits[0], labels), fit_temperature(-logits[0], labels)
     assert other.beta == pytest.approx(-one.beta, rel=1e-10)
     assert other.verdict == "anti-correlated"
-    assert fit_temperature([[0.0, 1.0], [2.0, 0.0]], [0, 1]).beta == -math.inf
+    never = fit_temperature([[0.0, 1.0], [2.0, 0.0]], [0, 1])
+    assert (never.beta, never.nll, never.verdict) == (-math.inf, 0, "anti-correlated")
 
 
 def test_a_predictor_that_knows_nothing_has_beta_zero_or_none():
@@ -171,6 +182,19 @@ def test_gradients_and_verdicts_are_of_every_half(draw):
     assert found.gradients.shape == found.betas.shape == (3, 2)
     assert np.abs(found.gradients).max() < 1e-9
     assert found.verdicts == ("positive",) * 6
+    assert found.converged
+
+
+def test_halves_may_lie_on_either_side_of_guessing():
+    logits, labels = np.array([[0.0, 1.0]] * 12), np.array([1] * 7 + [0] * 5)
+    found = calibrated_nll(logits, labels, num_shuffles=12)
+    for row, child in enumerate(np.random.SeedSequence(0).spawn(12)):
+        order = np.random.default_rng(child).permutation(12)
+        for index, half in enumerate((order[:6], order[6:])):
+            ones = labels[half].sum()
+            expected = math.log(ones / (6 - ones)) if ones < 6 else math.inf
+            assert found.betas[row, index] == pytest.approx(expected, abs=1e-10)
+    assert found.betas.min() < 0 < found.betas.max()
     assert found.converged
 
 
