@@ -31,7 +31,7 @@ from landscape.result import Result
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Dynamics", "checkpoint_dynamics", "dynamics"]
+__all__ = ["Dynamics", "checkpoint_dynamics", "training_dynamics"]
 
 _EXAMPLE = {
     "learned": ("1", "whether it was right at its last presentation"),
@@ -135,7 +135,7 @@ class Dynamics(Result):
         return dataset
 
 
-def dynamics(source: Recorder | History) -> Dynamics:
+def training_dynamics(source: Recorder | History) -> Dynamics:
     """All scores of what was recorded.
 
     Raises:

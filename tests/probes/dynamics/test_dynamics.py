@@ -12,7 +12,7 @@ from landscape import store
 from landscape.errors import RequestError
 from landscape.objective import Objective
 from landscape.probes.dynamics.agreement import score_agreement
-from landscape.probes.dynamics.dynamics import checkpoint_dynamics, dynamics
+from landscape.probes.dynamics.dynamics import checkpoint_dynamics, training_dynamics
 from landscape.probes.dynamics.histories import history
 from landscape.probes.dynamics.mislabels import noisy_label_auc
 from landscape.probes.dynamics.recorder import Recorder
@@ -62,7 +62,7 @@ def drawn(*shape):
 
 
 def test_the_record_is_that_of_the_contract():
-    dataset = dynamics(words("0011", "1010", "0000", "1111")).to_dataset()
+    dataset = training_dynamics(words("0011", "1010", "0000", "1111")).to_dataset()
     for dim, names in CONTRACT.items():
         for name in names:
             assert dataset[name].dims == (() if dim is None else (dim,)), name
@@ -74,7 +74,7 @@ def test_the_record_is_that_of_the_contract():
 
 
 def test_the_headline_by_hand():
-    found = dynamics(words("0011", "1010", "0000", "1111"))
+    found = training_dynamics(words("0011", "1010", "0000", "1111"))
     dataset = found.to_dataset()
     assert (dataset["num_never_learned"], dataset["num_unforgettable"]) == (1, 2)
     assert dataset["mean_forgetting"] == pytest.approx(2 / 3)
@@ -84,11 +84,11 @@ def test_the_headline_by_hand():
     assert dataset["learned"].values.tolist() == [True, False, False, True]
     assert dataset["accuracy"].values.tolist() == [0.5, 0.25, 0.75, 0.5]
     assert found.status == "converged"
-    assert np.isnan(dynamics(words("00")).mean_forgetting)
+    assert np.isnan(training_dynamics(words("00")).mean_forgetting)
 
 
 def test_a_record_survives_its_file(tmp_path):
-    found = dynamics(words("0011", "1010", "0000", "1111"))
+    found = training_dynamics(words("0011", "1010", "0000", "1111"))
     (group,) = store.save(tmp_path / "run.h5", [found])
     kept = store.read(tmp_path / "run.h5", group)
     for name, variable in found.to_dataset().data_vars.items():
@@ -103,11 +103,11 @@ def test_without_history_only_the_outcomes_are_missing():
         for recorder in (kept, summed):
             recorder.record(torch.arange(N), logits)
             recorder.end_epoch()
-    one, other = dynamics(kept).to_dataset(), dynamics(summed).to_dataset()
+    one, other = training_dynamics(kept).to_dataset(), training_dynamics(summed).to_dataset()
     assert set(one.data_vars) - set(other.data_vars) == {"correct"}
     for name, variable in other.data_vars.items():
         np.testing.assert_allclose(variable, one[name], atol=1e-12)
-    assert dynamics(kept).provenance["label_hash"] == kept.label_hash
+    assert training_dynamics(kept).provenance["label_hash"] == kept.label_hash
 
 
 def test_each_view_is_an_example_of_its_own():
@@ -116,7 +116,7 @@ def test_each_view_is_an_example_of_its_own():
     logits = torch.randn(N, 2, C, generator=torch.Generator().manual_seed(0))
     recorder.record(torch.arange(N), logits)
     recorder.end_epoch()
-    dataset = dynamics(recorder).to_dataset()
+    dataset = training_dynamics(recorder).to_dataset()
     second = dataset.isel(example=dataset["augmentation"].values == 1)
     assert second["object"].values.tolist() == list(range(N))
     assert second["label"].values.tolist() == labels.tolist()
@@ -127,7 +127,7 @@ def test_each_view_is_an_example_of_its_own():
 
 
 def test_answers_that_are_no_numbers_are_said_in_the_status():
-    found = dynamics(history([[[np.nan, 0], [1.0, 0]]], [0, 0]))
+    found = training_dynamics(history([[[np.nan, 0], [1.0, 0]]], [0, 0]))
     assert found.status == "1 answers were no numbers: wrong"
 
 
@@ -141,7 +141,7 @@ def test_checkpoints_are_measured_in_evaluation_mode_with_their_own_statistics()
     for theta, own in zip(thetas, buffers, strict=True):
         model.load_state_dict(objective.space.named(theta) | own)
         logits.append(model.eval()(inputs).detach().numpy())
-    expected = dynamics(history(np.stack(logits), labels))
+    expected = training_dynamics(history(np.stack(logits), labels))
     np.testing.assert_allclose(found.scores.aum, expected.scores.aum, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(found.correct, expected.correct)
     assert found.provenance["data_fingerprint"] == objective.batches.fingerprint
