@@ -125,7 +125,6 @@ def _correlations(tables: Floats) -> Floats:
         # A score that is the same for all takes nothing out.
         centred = centred[..., :2] - third * shared / np.where(own == 0, 1, own)
     lengths = np.sqrt(np.square(centred).sum(-2))
-    # What the third score explains leaves rounding, which has no direction.
-    defined = (lengths > 1e-9 * centred.shape[-2] ** 1.5).all(-1)
-    product = np.where(defined, lengths.prod(-1), np.nan)
+    # 0 exactly where the third score explains one: ranks are halves of integers.
+    product = np.where((lengths > 0).all(-1), lengths.prod(-1), np.nan)
     return np.asarray(centred.prod(-1).sum(-1) / product)

@@ -50,7 +50,7 @@ def test_without_memory_left_an_example_goes_alone(objective, monkeypatch):
     assert each._chunk == 1
     monkeypatch.setattr(f"{module}.available_bytes", lambda device: 10 * 2**20)
     _, _, each = run(objective)
-    assert 10 < each._chunk < 10 * 2**20 / (4 * 39 * 8)
+    assert 10 < each._chunk < 0.8 * 10 * 2**20 / (4 * 39 * 8)  # the graph has its share
 
 
 def test_running_out_of_memory_is_no_refusal(objective):

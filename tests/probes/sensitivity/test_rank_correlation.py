@@ -45,6 +45,9 @@ def test_given_a_score_that_explains_one_of_them_there_is_no_correlation():
     first, second, _ = scores()
     assert np.isnan(rank_correlation(first, second, np.exp(first)).value)
     assert np.isnan(rank_correlation(first, second, -second).value)
+    for n in (7, 23, 61):  # and with ties, however ranks round
+        first, second, _ = np.round(scores(n, seed=n), 1)
+        assert np.isnan(rank_correlation(first, second, -first).value)
 
 
 def test_a_constant_score_takes_nothing_out_and_correlates_with_nothing():
