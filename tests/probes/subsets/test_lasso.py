@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from sklearn.linear_model import Lasso
+from sklearn.model_selection import KFold
 
 from landscape.errors import RequestError
 from landscape.probes.subsets.lasso import lasso
@@ -22,6 +24,11 @@ def test_the_examples_that_matter_are_found(drawn):
     np.testing.assert_allclose(found.intercept, 1, atol=0.15)
     assert found.fold_error == pytest.approx([0.01, 0.01], rel=0.5)
     assert steps == [1, 2]
+    errors = []
+    for fit, asked in KFold(5).split(masks):
+        other = Lasso(alpha=found.penalties[0]).fit(masks[fit].astype(float), values[fit, 0])
+        errors.append(np.square(other.predict(masks[asked]) - values[asked, 0]).mean())
+    assert found.fold_error[0] == pytest.approx(np.mean(errors), rel=0.02)
 
 
 def test_it_meets_the_conditions_of_the_optimum(drawn):

@@ -43,6 +43,7 @@ def test_networks_learn_their_own_subsets_and_all_examples_are_asked():
         network, data, num_subsets=6, seed=3, training=replace(FAST, learning_rate=1e-9)
     )
     assert runs.correct.mean() > untrained.correct.mean() + 0.2
+    assert len(np.unique(untrained.values[:, 0])) == 6  # each began with weights of its own
     assert np.abs(runs.values - untrained.values).min(1).max() > 0
     assert len(memorization(runs).value) == 30
 
@@ -143,6 +144,8 @@ def test_subsets_of_several_sizes_come_back_in_their_order():
     np.testing.assert_array_equal(found.masks, masks)
     alone = run_subsets(model, data, masks=masks, training=replace(FAST, chunk=1))
     np.testing.assert_allclose(found.values, alone.values, atol=1e-9)
+    first = run_subsets(model, data, masks=masks[:1], training=FAST)
+    np.testing.assert_allclose(found.values[0], first.values[0], atol=1e-9)
 
 
 class KilledError(Exception):
