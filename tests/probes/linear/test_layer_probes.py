@@ -197,6 +197,16 @@ def test_the_untrained_network_is_drawn_where_it_can_be():
         probe_layers(objective, layers="5", untrained=nn.Linear(2, 2), **QUICK)
 
 
+def test_random_labels_are_fitted_at_the_penalty_that_was_chosen():
+    objective = Objective(network(), images())
+    options = {"layers": "2", "pool": "none", "k": 5}
+    found = probe_layers(objective, penalties=[100.0, 1e-2], **options)
+    assert found.chosen.tolist() == [1]
+    alone, strong = (probe_layers(objective, penalties=[held], **options) for held in (1e-2, 100.0))
+    assert found.control_train_accuracy == pytest.approx(alone.control_train_accuracy)
+    assert found.control_train_accuracy > strong.control_train_accuracy + 0.1
+
+
 def test_without_controls_there_are_none():
     found = probe_layers(Objective(network(), images()), layers="5", controls=False, **QUICK)
     for held in (found.control.value, found.untrained.value, found.control_train_accuracy):
