@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from landscape.probes.features.bands import BandUse
+    from landscape.probes.features.band_use import BandUse
 
 __all__ = ["bands"]
 

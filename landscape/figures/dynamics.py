@@ -81,7 +81,7 @@ def _draw_map(axis: Axes, data: xr.Dataset, ever: NDArray[np.bool_]) -> list[Art
         linewidths=0.9, label="never right", zorder=3,
     )  # fmt: skip
     bar = axis.figure.colorbar(drawn, ax=axis, pad=0.02)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8)
     bar.set_label("share of times right", fontsize=8)
     axis.set_ylim(-0.03, 1.03)
