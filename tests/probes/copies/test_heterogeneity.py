@@ -55,8 +55,8 @@ def test_the_published_binomial_null_is_wrong_for_averages(correlation):
     rng = np.random.default_rng(0)
     copies = Copies(normal_answers(rng, correlation, (60, 10, 80, 4)))
     found = heterogeneity(copies, null="binomial", num_draws=59, seed=1)
-    assert not uniform(found.mae_p)
-    assert (found.over_dispersion_p == 1).all()  # far too wide: nothing is ever found
+    assert (found.over_dispersion_p == 1).all()  # far too wide: no object is ever found hard
+    assert (found.mae_p < 0.05).mean() > 0.95  # and the curves are flatter than it allows
     right = heterogeneity(copies, num_draws=59, seed=1)
     assert (found.mae > 2 * right.mae).all()
 
