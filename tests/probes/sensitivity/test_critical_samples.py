@@ -102,6 +102,24 @@ def test_steps_are_counted_and_the_budget_is_kept(linear):
     np.testing.assert_array_equal(found.num_steps, wanted)
 
 
+def test_what_else_belongs_to_an_example_goes_with_it(linear):
+    model, inputs, distances = linear
+
+    class Signed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x, sign):
+            return self.inner(x) * sign[:, None]
+
+    sign = 1 - 2 * torch.randint(2, (150,), generator=torch.Generator().manual_seed(1))
+    batch = {"x": inputs, "sign": sign, "labels": torch.zeros(150, dtype=torch.int64)}
+    objective = Objective(Signed(), batch, batch_size=40)
+    found = critical_sample_ratio(objective, 0.4, step=0.1, noise=0.0, num_steps=2)
+    np.testing.assert_array_equal(found.is_critical, distances < 0.2)
+
+
 def test_noise_alone_finds_some_and_the_drift_finds_more(linear):
     model, inputs, _ = linear
     noise = critical_sample_ratio(model, 0.2, inputs=inputs, step=1e-9, noise=0.04, num_steps=10)
