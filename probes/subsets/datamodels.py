@@ -108,7 +108,7 @@ def datamodel(
             found = paired_mean_difference(subsets, values, 0.95)
             weights, errors = found.difference.value, found.standard_error
             intercept = values.mean(0) - np.nansum(weights * subsets.mean(0), axis=1)
-    explained[variance == 0] = np.nan
+    explained[(values == values[0]).all(0)] = np.nan
     return Datamodel(kind, weights, intercept, penalties, explained, errors)
 
 

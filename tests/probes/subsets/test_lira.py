@@ -114,6 +114,9 @@ def test_too_few_of_a_kind_have_no_score():
 def test_equal_values_have_no_score():
     masks = np.array([[1], [1], [1], [0], [0], [0]])
     assert np.isnan(lira(masks, np.ones((6, 1))).score).all()
+    values = np.array([[2.0], [1.0], [1.0], [0.0], [0.0], [0.0]])
+    for attack in ("online", "offline"):  # nor is it infinite where the target differs
+        assert np.isnan(lira(masks, values, [0], attack=attack).score).all()
 
 
 @pytest.mark.parametrize("models", [1, 2])

@@ -9,6 +9,8 @@ from landscape.errors import RequestError
 from landscape.probes.subsets.memorization import memorization
 from landscape.probes.subsets.training import Training, run_subsets
 from landscape.trainers.data.splits import subset_masks
+from landscape.trainers.learnability import child_seeds
+from landscape.trainers.orders import Orders
 
 FAST = Training(epochs=8, batch_size=99, learning_rate=0.5, chunk=6)
 
@@ -106,7 +108,8 @@ def test_networks_side_by_side_are_those_trained_alone_batch_by_batch():
         for chunk in (3, 1)
     )
     np.testing.assert_allclose(together.values, alone.values, atol=1e-10)
-    whole = run_subsets(model, data, num_subsets=3, training=Training(epochs=3, batch_size=99))
+    settings["batch_size"] = 99
+    whole = run_subsets(model, data, num_subsets=3, training=Training(**settings))
     assert np.abs(whole.values - alone.values).max() > 1e-3
 
 
@@ -121,13 +124,16 @@ def test_the_step_is_that_of_sgd_written_out():
         made.append(network().double())
         return made[-1]
 
-    training = Training(epochs=3, batch_size=99, learning_rate=0.3, momentum=0.8, weight_decay=0.1)
+    training = Training(epochs=3, batch_size=4, learning_rate=0.3, momentum=0.8, weight_decay=0.1)
     found = run_subsets(model, (inputs, labels), masks=masks, training=training)
     own = made[-1]
     optimizer = torch.optim.SGD(own.parameters(), lr=0.3, momentum=0.8, weight_decay=0.1)
-    for _ in range(3):
+    orders = Orders(child_seeds(0, 1), 30, 4, masks.nonzero()[:, 1][None])
+    for step in range(9):  # 10 examples in batches of 4, 4 and 2
+        batch = orders.batch(step)[0][0]
+        assert set(batch.tolist()) <= set(range(0, 30, 3))
         optimizer.zero_grad()
-        nn.functional.cross_entropy(own(inputs[::3]), labels[::3]).backward()
+        nn.functional.cross_entropy(own(inputs[batch]), labels[batch]).backward()
         optimizer.step()
     logits = own(inputs).detach()
     p = logits.softmax(1).gather(1, labels[:, None])[:, 0]
