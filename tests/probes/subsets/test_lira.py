@@ -20,7 +20,7 @@ def gaussian(seed=0, num_models=64, num_examples=400, gap=1.5, spread=0.8, own=0
 @pytest.mark.parametrize("center", ["median", "mean"])
 def test_gaussians_are_told_apart_as_well_as_they_can_be(attack, center):
     masks, values = gaussian(num_models=128)
-    found = lira(masks, values, attack=attack, variance="pooled", center=center)
+    found = lira(masks, values, range(60), attack=attack, variance="pooled", center=center)
     oracle = stats.norm.cdf(1.5 / (0.8 * np.sqrt(2)))
     assert found.roc().auc == pytest.approx(oracle, abs=0.012)
     assert found.num_undefined == 0
@@ -32,7 +32,7 @@ def test_gaussians_are_told_apart_as_well_as_they_can_be(attack, center):
 def test_variances_of_their_own_help_where_they_differ():
     masks, values = gaussian(num_models=128, own=1.0)
     rates = {
-        kind: lira(masks, values, variance=kind).roc().true_positive_rate_at(0.001).value
+        kind: lira(masks, values, range(60), variance=kind).roc().true_positive_rate_at(0.001).value
         for kind in ("per_example", "pooled")
     }
     assert rates["per_example"] > 2 * rates["pooled"]
