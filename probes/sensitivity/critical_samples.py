@@ -76,8 +76,8 @@ def critical_sample_ratio(
 
     x' <- clip(x' - step sign(d f / d x') + noise N(0, 1)), f = z_top - log sum_{j != top} exp z_j
     for the class that is predicted at x. The sign is that of the gradient of p_top, which vanishes
-    where a network is sure; the authors' code goes up the cross-entropy with the predicted class,
-    which is the same direction. Everything that is looked at lies within the radius and the bounds.
+    where a network is sure; ports of the authors' code go up the cross-entropy with the predicted
+    class, which is the same direction. Everything that is looked at lies within the radius and the bounds.
 
     Args:
         model_or_objective: an objective, of whose labels no use is made; or a network, together
@@ -95,8 +95,8 @@ def critical_sample_ratio(
     Raises:
         RequestError: an option out of range, inputs out of bounds, or a network without classes.
 
-    Source: Arpit et al. 2017, arXiv:1706.05394, section 4.1 and algorithm 1; in their code, for
-    inputs in [0, 1], step, noise and radius are 0.25, 0.2 and 0.3 of a grey level.
+    Source: Arpit et al. 2017, arXiv:1706.05394. Ports of their code have, for inputs in [0, 1], a
+    step of 0.25, noise of 0.2 and a radius of 0.3 grey levels; the defaults here are ours.
     """
     objective = _objective(model_or_objective, inputs)
     step = _STEP * radius if step is None else step

@@ -66,7 +66,7 @@ def input_curvature(
 ) -> InputCurvature:
     """Input-loss curvature of every example, in eval mode.
 
-    The authors' code averages ||grad l(x + h v) - grad l(x)|| of a batch's mean loss: neither
+    Code that is about averages ||grad l(x + h v) - grad l(x)|| of a batch's mean loss: neither
     squared, nor divided by h, and divided by the size of the batch. Here all of it is as defined.
 
     Args:

@@ -162,7 +162,7 @@ def loss_sensitivity(
     Raises:
         RequestError: no floating-point inputs, or examples that cannot be told apart.
 
-    Source: Arpit et al. 2017, arXiv:1706.05394, section 3.2.
+    Source: Arpit et al. 2017, arXiv:1706.05394.
     """
     recorder = SensitivityRecorder(objective.batches.num_examples)
     recorder._record(objective, thetas, buffers)
@@ -180,7 +180,7 @@ def class_sensitivity(
     Raises:
         RequestError: a network without classes, or examples that cannot be told apart.
 
-    Source: Arpit et al. 2017, arXiv:1706.05394, section 3.2.
+    Source: Arpit et al. 2017, arXiv:1706.05394.
     """
     rows, labels = [], np.zeros(0, dtype=np.int64)
     with differentiation(objective):
