@@ -77,7 +77,8 @@ def critical_sample_ratio(
     x' <- clip(x' - step sign(d f / d x') + noise N(0, 1)), f = z_top - log sum_{j != top} exp z_j
     for the class that is predicted at x. The sign is that of the gradient of p_top, which vanishes
     where a network is sure; ports of the authors' code go up the cross-entropy with the predicted
-    class, which is the same direction. Everything that is looked at lies within the radius and the bounds.
+    class, which is the same direction. Everything that is looked at lies within the radius and the
+    bounds.
 
     Args:
         model_or_objective: an objective, of whose labels no use is made; or a network, together
