@@ -34,6 +34,17 @@ def test_the_mean_of_each_class_has_students_interval():
         assert found.learnability.high[1, index] == pytest.approx(min(high, 1), rel=1e-9)
 
 
+def test_no_interval_leaves_the_shares_between_zero_and_one():
+    correct = np.ones((1, 3, 8))
+    correct[0, 0, :3], correct[0, :, 4:], correct[0, 0, 4:6] = 0, 0, 1
+    found = class_learnability(Copies(correct, labels=[0] * 4 + [1] * 4), np.ones(1), seed=0)
+    value, low, high = (getattr(found.learnability, name)[0] for name in ("value", "low", "high"))
+    assert 2 * value[0] - low[0] > 1
+    assert high[0] == 1
+    assert 2 * value[1] - high[1] < 0
+    assert low[1] == 0
+
+
 def test_labels_that_do_not_occur_have_no_class():
     correct = np.random.default_rng(0).random((1, 3, 4)) < 0.5
     found = class_learnability(Copies(correct, labels=[7, 2, 7, 2]), np.ones(1), seed=0)
@@ -55,6 +66,12 @@ def test_the_variance_between_classes_is_found_without_bias():
     centered = effects - (effects * sizes).sum() / sizes.sum()
     exact = (sizes * centered**2).sum() / (sizes.sum() - 1)
     assert abs(found.mean() - exact) < 4 * found.std(ddof=1) / np.sqrt(300)
+
+
+def test_unequal_objects_make_no_classes():
+    copies = planted(np.random.default_rng(4), 300, [0, 0, 0, 0], 0.25)
+    found = class_learnability(copies, np.ones(300), seed=0).variance
+    assert abs(found.mean()) < 4 * found.std(ddof=1) / np.sqrt(300)
 
 
 def test_a_copys_own_preference_for_a_class_is_no_classes_hardness():

@@ -28,8 +28,22 @@ def run(**changed):
 
 
 @pytest.fixture(scope="module")
-def found():
-    return run()
+def watched():
+    """What is found, and the initial weights and examples of each condition."""
+    seen, fit = [], learnability_runs.fit
+
+    def watching(stack, plan, examples, evaluations):
+        seen.append((stack.theta.clone(), examples))
+        return fit(stack, plan, examples, evaluations)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(learnability_runs, "fit", watching)
+        return run(), seen
+
+
+@pytest.fixture(scope="module")
+def found(watched):
+    return watched[0]
 
 
 def test_real_examples_are_less_alike_than_noise_and_the_weak_ones_are_hard(found):
@@ -71,15 +85,8 @@ def test_each_network_is_what_a_plain_loop_makes_of_its_seed():
         assert (found[index] == right.numpy()).mean() > 0.98  # rounding may tip one
 
 
-def test_the_controls_change_one_thing_each(found, monkeypatch):
-    seen, fit = [], learnability_runs.fit
-
-    def watched(stack, plan, examples, evaluations):
-        seen.append((stack.theta.clone(), examples))
-        return fit(stack, plan, examples, evaluations)
-
-    monkeypatch.setattr(learnability_runs, "fit", watched)
-    run()
+def test_the_controls_change_one_thing_each(watched):
+    found, seen = watched
     (theta, real), (of_labels, labels), (of_inputs, inputs) = seen
     assert torch.equal(theta, of_labels)
     assert torch.equal(theta, of_inputs)

@@ -56,14 +56,18 @@ def test_the_numbers_are_those_of_the_single_measurements(report):
     np.testing.assert_array_equal(dataset.object_share, report.components.object_share.value)
     by_class = copies.learnability.reshape(3, 10, 4).mean(1)
     np.testing.assert_allclose(dataset.class_learnability, by_class, rtol=1e-12)
-    assert (dataset.learnability_low <= dataset.learnability).all()
-    assert (dataset.learnability <= dataset.learnability_high).all()
+    for name in ("learnability", "class_learnability", "object_share", "view_share"):
+        assert (dataset[f"{name}_low"] <= dataset[name]).all(), name
+        assert (dataset[name] <= dataset[f"{name}_high"]).all(), name
+        assert (dataset[f"{name}_low"] < dataset[f"{name}_high"]).any(), name
 
 
 def test_averages_have_the_null_of_permuted_copies_and_single_views_the_binomial_one(report):
     assert report.heterogeneity.null == "copies"
     assert report.view_heterogeneity.null == "binomial"
     assert report.beyond_views.null == "views"
+    for found in (report.heterogeneity, report.view_heterogeneity, report.beyond_views):
+        assert found.num_draws == 50
     first = heterogeneity(report.copies.view(0), num_draws=50, seed=9)
     assert np.array_equal(first.over_dispersion, report.view_heterogeneity.over_dispersion)
 
