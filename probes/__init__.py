@@ -105,6 +105,7 @@ if TYPE_CHECKING:
     from landscape.probes.linear.neighbours import knn_probe as knn_probe
     from landscape.probes.linear.ridge import ridge_probe as ridge_probe
     from landscape.probes.linear.sparse import sparse_probe as sparse_probe
+    from landscape.probes.ranking import roc as roc
     from landscape.probes.sensitivity.critical_samples import (
         critical_sample_ratio as critical_sample_ratio,
     )
@@ -141,6 +142,7 @@ if TYPE_CHECKING:
     from landscape.probes.subsets.influence import influence as influence
     from landscape.probes.subsets.learners import subset_runs_of as subset_runs_of
     from landscape.probes.subsets.lira import lira as lira
+    from landscape.probes.subsets.log_odds import log_odds as log_odds
     from landscape.probes.subsets.memorization import Memorization as Memorization
     from landscape.probes.subsets.memorization import memorization as memorization
     from landscape.probes.subsets.newcombe import newcombe as newcombe
@@ -231,6 +233,7 @@ _HOMES = {
     "linear_datamodeling_score": "landscape.probes.subsets.datamodels",
     "linear_probe": "landscape.probes.linear.fitting",
     "lira": "landscape.probes.subsets.lira",
+    "log_odds": "landscape.probes.subsets.log_odds",
     "loss_sensitivity": "landscape.probes.sensitivity.loss_sensitivity",
     "match_times": "landscape.probes.copies.matching",
     "memorization": "landscape.probes.subsets.memorization",
@@ -249,6 +252,7 @@ _HOMES = {
     "rankme": "landscape.probes.features.rank_measures",
     "ridge_attribution": "landscape.probes.subsets.attribution",
     "ridge_probe": "landscape.probes.linear.ridge",
+    "roc": "landscape.probes.ranking",
     "run_subsets": "landscape.probes.subsets.training",
     "score_agreement": "landscape.probes.dynamics.agreement",
     "second_split_forgetting": "landscape.probes.dynamics.second_split",

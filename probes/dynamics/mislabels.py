@@ -10,7 +10,8 @@ import numpy as np
 from scipy import optimize, stats
 
 from landscape.errors import RequestError, unknown_choice
-from landscape.probes.arrays import ArrayLike, Bools, Floats, Ints, as_bools, as_floats, as_labels
+from landscape.probes.arrays import ArrayLike, Bools, Floats, Ints, as_floats, as_labels
+from landscape.probes.ranking import roc
 
 __all__ = [
     "AumThreshold",
@@ -68,20 +69,11 @@ def noisy_label_auc(
         raise unknown_choice("side", noisy, ("low", "high"))
     if not 0 < confidence < 1:
         raise RequestError(f"confidence={confidence}, expected a number between 0 and 1.")
-    values, wrong = as_floats(scores, "scores", "(n,)"), as_bools(is_noisy, "is_noisy", "(n,)")
-    if values.shape != wrong.shape:
-        raise RequestError(f"scores are {len(values)}, is_noisy {len(wrong)}: expected one each.")
-    known = ~np.isnan(values)
-    values, wrong = values[known], wrong[known]
-    num_noisy, num_clean = int(wrong.sum()), int((~wrong).sum())
-    if not num_noisy or not num_clean:
-        raise RequestError(
-            f"{num_noisy} noisy and {num_clean} clean labels have a score, expected both kinds."
-        )
-    ranks = stats.rankdata(values if noisy == "high" else -values)  # the mean rank of equal ones
-    value = (ranks[wrong].sum() / num_noisy - (num_noisy + 1) / 2) / num_clean
-    low, high = _newcombe(float(value), num_noisy, num_clean, confidence)
-    return NoisyLabelAuc(float(value), low, high, num_noisy, num_clean, int((~known).sum()))
+    values = as_floats(scores, "scores", "(n,)")
+    curve = roc(values if noisy == "high" else -values, is_noisy)
+    num_noisy, num_clean = curve.num_positive, curve.num_negative
+    low, high = _newcombe(curve.auc, num_noisy, num_clean, confidence)
+    return NoisyLabelAuc(curve.auc, low, high, num_noisy, num_clean, curve.num_left_out)
 
 
 def _newcombe(value: float, first: int, second: int, confidence: float) -> tuple[float, float]:

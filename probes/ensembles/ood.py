@@ -13,6 +13,7 @@ import numpy as np
 from landscape.errors import RequestError
 from landscape.probes.arrays import ArrayLike, Floats, as_floats
 from landscape.probes.ensembles.probabilities import Members, log_mean_exp, log_odds
+from landscape.probes.ranking import roc
 
 __all__ = ["OOD_SCORES", "Separation", "ood_scores", "separation"]
 
@@ -59,13 +60,11 @@ def separation(inside: ArrayLike, outside: ArrayLike) -> Separation:
     Source: DeLong et al. 1988 for the standard error; Hendrycks and Gimpel 2017, arXiv:1610.02136.
     """
     familiar, strange = _scores(inside, "inside"), _scores(outside, "outside")
-    below = _placements(strange, familiar)  # for each from outside, the share inside it beats
-    above = _placements(-familiar, -strange)
-    variance = np.var(below) / max(len(below) - 1, 1) + np.var(above) / max(len(above) - 1, 1)
-    single = min(len(below), len(above)) < 2
+    is_strange = np.repeat([True, False], [len(strange), len(familiar)])
+    curve = roc(np.concatenate([strange, familiar]), is_strange)
     return Separation(
-        auroc=float(below.mean()),
-        auroc_error=float("nan") if single else float(np.sqrt(variance)),
+        auroc=curve.auc,
+        auroc_error=curve.standard_error,
         aupr_out=_average_precision(strange, familiar),
         aupr_in=_average_precision(-familiar, -strange),
         fpr95=_false_positives(familiar, strange),
@@ -111,13 +110,6 @@ def _scores(values: ArrayLike, name: str) -> Floats:
             "more, and no NaN."
         )
     return held
-
-
-def _placements(scores: Floats, others: Floats) -> Floats:
-    """(n,) share of the others that are smaller; of equal ones half."""
-    ordered = np.sort(others)
-    smaller = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
-    return np.asarray(smaller / (2 * len(others)))
 
 
 def _average_precision(positive: Floats, negative: Floats) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from landscape.errors import RequestError, unknown_choice
 from landscape.probes.arrays import ArrayLike, Bools, Floats, Ints, as_bools, as_floats
-from landscape.probes.subsets.roc import Roc, roc
+from landscape.probes.ranking import Roc, roc
 
 __all__ = ["Lira", "lira"]
 

@@ -13,9 +13,9 @@ from oracles_nearest_neighbour import (
 from scipy import stats
 
 from landscape.errors import RequestError
+from landscape.probes.ranking import roc
 from landscape.probes.subsets.memorization import memorization
 from landscape.probes.subsets.reliability import split_half
-from landscape.probes.subsets.roc import roc
 from landscape.probes.subsets.subset_runs import SubsetRuns
 from landscape.trainers.data.splits import subset_masks
 

@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from landscape.errors import RequestError
-from landscape.probes.subsets.roc import roc
+from landscape.probes.ranking import roc
 
 
 @pytest.fixture(params=[1000, 4], ids=["without ties", "with ties"])
