@@ -193,9 +193,9 @@ def _repair(record: xr.Dataset) -> str:
 
 def _linear(record: xr.Dataset) -> str:
     values = headline(record)
-    best = int(record["validation_accuracy"].values.max(1).argmax())
+    best = values["chosen_layer"]
     layer = str(record["layer"].values[best])
-    low, high = (100 * record[f"test_{end}"].values[best] for end in ("low", "high"))
+    low, high = (100 * values[f"accuracy_{end}"] for end in ("low", "high"))
     words = [
         f"{100 * values['accuracy']:.2f} % [{low:.1f}, {high:.1f}] at {layer!r}, which validation "
         f"chose of {record.sizes['layer']} layers"
@@ -205,14 +205,15 @@ def _linear(record: xr.Dataset) -> str:
         ("untrained_accuracy", "untrained network"),
         ("control_accuracy", "random labels"),
     ):
-        if name in record and math.isfinite(record[name].values[best]):
+        if math.isfinite(record[name].values[best]):
             words.append(f"{meaning} {100 * record[name].values[best]:.1f} %")
     return ", ".join(words)
 
 
 def _depth(record: xr.Dataset) -> str:
     values = headline(record)
-    words = f"{values['mean_depth']:.3f} on average of at most {record.sizes['layer'] - 1}"
+    mean = f"{values['mean_depth']:.3f} +- {1.96 * values['mean_depth_error']:.1g}"
+    words = f"{mean} (95 %) on average of at most {record.sizes['layer'] - 1}"
     never = int(values["num_undefined"])
     return words + (f", never settled for {never:,} examples" if never else "")
 
@@ -220,14 +221,16 @@ def _depth(record: xr.Dataset) -> str:
 def _features(record: xr.Dataset) -> str:
     values = headline(record)
     words = [
-        f"effective number {values['effective_number']:.3g} of {record.sizes['feature']}"
+        f"effective number {values['effective_number']:.3g} "
+        f"[{values['effective_number_low']:.3g}, {values['effective_number_high']:.3g}] "
+        f"of {record.sizes['feature']}"
         if math.isfinite(values["effective_number"])
         else f"none of {record.sizes['feature']} features used beyond chance"
     ]
     for name, meaning in (("accuracy", "alone"), ("flip_rate", "swapped, changes the answers to")):
         found = record[name].values
-        if math.isfinite(max(found, default=math.nan, key=lambda one: one if one == one else -1)):
-            best = max(range(len(found)), key=lambda k: found[k] if found[k] == found[k] else -1)
+        if math.isfinite(found[0]):  # all are, or none
+            best = int(found.argmax())
             words.append(f"feature {best} {meaning} {100 * found[best]:.1f} %")
     return ", ".join(words)
 
@@ -281,7 +284,7 @@ def _memorization(record: xr.Dataset) -> str:
     ]
     if values["num_undefined"]:
         words.append(f"{values['num_undefined']:.0f} undefined")
-    if math.isfinite(values.get("split_half", math.nan)):
+    if math.isfinite(values["split_half"]):
         words.append(f"reliability of halves {values['split_half']:.3f}")
     return ", ".join(words)
 

@@ -52,8 +52,7 @@ def bands(record: xr.Dataset | BandUse) -> Figure:
         )
     names = [str(name) for name in data["band"].to_numpy()]
     images = _images(data)
-    rows = len(images)
-    columns = max(images.shape[1] if rows else 0, 2)
+    rows, columns = images.shape[:2]
     figure, axes = sheet(
         1 + rows, columns, height=3.7 + 1.5 * rows, height_ratios=[3.0] + [1.4] * rows
     )
@@ -64,8 +63,8 @@ def bands(record: xr.Dataset | BandUse) -> Figure:
     top.set_subplotspec(grid[0, :])
     handles = _draw_accuracies(top, data, names)
     for row, shown in enumerate(images, start=1):
-        titles = (["image", *names] if len(shown) == len(names) + 1 else names) if row == 1 else []
-        draw_images(axes[row], shown, [*titles, *[""] * (columns - len(titles))])
+        titles = data["band_image"].to_numpy().tolist() if row == 1 else [""] * columns
+        draw_images(axes[row], shown, titles)
     write_caption(figure, _caption(data), handles)
     heading(figure, f"Use of {number(len(names), 'band')} of frequencies")
     return figure
@@ -91,15 +90,13 @@ def _draw_accuracies(axis: Axes, data: xr.Dataset, names: list[str]) -> list[Art
             places + shift, data[name].to_numpy(), color=colour, linestyle="none", marker="o",
             markersize=5, label=words,
         )  # fmt: skip
-    if "full_accuracy" in data:
+    for name, words, colour, line in (
+        ("full_accuracy", "all bands", INK, "-"),
+        ("chance", "chance", GREY, ":"),
+    ):
+        height = float(data[name])
         handles.append(
-            axis.axhline(float(data["full_accuracy"]), color=INK, linewidth=0.9, label="all bands")
-        )
-    if "chance" in data:
-        handles.append(
-            axis.axhline(
-                float(data["chance"]), color=GREY, linewidth=0.9, linestyle=":", label="chance"
-            )
+            axis.axhline(height, color=colour, linewidth=0.9, linestyle=line, label=words)
         )
     power = data["power_share"].to_numpy()
     axis.set_xticks(
@@ -114,9 +111,7 @@ def _draw_accuracies(axis: Axes, data: xr.Dataset, names: list[str]) -> list[Art
 
 
 def _images(data: xr.Dataset) -> NDArray[np.float64]:
-    """(shown, bands, height, width) or (..., 3); empty where none were kept."""
-    if "shown_image" not in data:
-        return np.empty((0, 0, 1, 1))
+    """(shown, 1 + bands, height, width) or (..., 3)."""
     images = data["shown_image"].to_numpy()[:_MOST_IMAGES].astype(np.float64)
     images = np.moveaxis(images, 2, -1)
     if images.shape[-1] == 3:
@@ -126,7 +121,7 @@ def _images(data: xr.Dataset) -> NDArray[np.float64]:
 
 def _caption(data: xr.Dataset) -> str:
     words = ["bars: 95 % intervals", "each image in its own range of values"]
-    if "shown_image" not in data:
+    if not data.sizes["shown"]:
         words = words[:1]
     text = "; ".join(words)
     return f"{text[0].upper()}{text[1:]}."

@@ -39,18 +39,21 @@ _CURVATURE = "loss / parameter²"
 _LARGEST, _LEARNING_RATE = "eigenvalues.largest", "recipe.learning_rate"
 _DECADE = 9.99  # what spans as much, but for rounding, is drawn on a log axis
 _ROOM = 24  # letters beneath a panel; more are set aslant
+_LEGEND_ROW = 0.15  # of the panel
+_NORMAL = 1.96  # standard errors to the end of a 95 % interval
 _BAND = "_band"  # ends the names of the accuracies on single bands of frequencies
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """A column of the table with its unit, and the columns of its doubt: a radius, or both ends."""
+    """A column of the table with its unit, and its doubt: a radius, both ends or an error."""
 
     column: str
     title: str
     unit: str
     radius: str = ""
     ends: tuple[str, str] | None = None
+    standard_error: str = ""
 
 
 _PANELS = (
@@ -65,10 +68,25 @@ _PANELS = (
         "share of eigenvalues",
         ends=("density.negative_mass_low", "density.negative_mass_high"),
     ),
-    _Panel("linear.accuracy", "Linear probe", "test accuracy"),
-    _Panel("features.effective_number", "Features used", "effective number"),
-    _Panel("sparsity.effective_rank", "Effective rank", "mean over layers"),
-    _Panel("depth.mean_depth", "Prediction depth", "mean over examples"),
+    _Panel(
+        "linear.accuracy",
+        "Linear probe",
+        "test accuracy",
+        ends=("linear.accuracy_low", "linear.accuracy_high"),
+    ),
+    _Panel(
+        "features.effective_number",
+        "Features used",
+        "effective number",
+        ends=("features.effective_number_low", "features.effective_number_high"),
+    ),
+    _Panel("sparsity.mean_effective_rank", "Effective rank", "mean over layers"),
+    _Panel(
+        "depth.mean_depth",
+        "Prediction depth",
+        "mean over examples",
+        standard_error="depth.mean_depth_error",
+    ),
     _Panel("memorization.mean_memorization", "Memorization", "mean over examples"),
     _Panel(
         "ensemble.ensemble_accuracy",
@@ -180,11 +198,13 @@ def _draw_curves(
     values = values[np.isfinite(values)]
     if len(curves) > 1:
         dots = [one for one in axis.lines if one.get_marker() == "o"]
-        axis.legend(handles=dots, loc="best", **LEGEND)
-    if _spans_a_decade(values):
+        axis.legend(handles=dots, loc="upper left", ncols=2, **LEGEND)
+    if _spans_a_decade(values) and "accuracy" not in curves[0].unit:
         log_axis(axis, "y", values.min(), values.max())
     else:
-        axis.set_ylim(*widened(low.min(), high.max(), share=0.08))
+        least, most = widened(low.min(), high.max(), share=0.08)
+        rows = math.ceil(len(curves) / 2) if len(curves) > 1 else 0
+        axis.set_ylim(least, most + _LEGEND_ROW * rows * (most - least))
         axis.yaxis.set_major_formatter(lambda y, _: pretty(y))
 
 
@@ -203,6 +223,8 @@ def _draw(
         low, high = (_numbers(table, column) for column in panel.ends)
     else:
         radius = _numbers(table, panel.radius)
+        if panel.standard_error:
+            radius = _NORMAL * _numbers(table, panel.standard_error)
         low, high = values - radius, values + radius
     held = np.isfinite(values)
     # Without an end there is no bar: the value stands alone.

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from landscape.errors import RequestError
-from landscape.figures.canvas import BLUE, GREY, VERMILION, described, heading, label, pretty, sheet
+from landscape.figures.canvas import (
+    BLUE,
+    GREY,
+    VERMILION,
+    described,
+    heading,
+    label,
+    sheet,
+    with_error,
+)
 from landscape.figures.captions import number, write_caption
 from landscape.figures.layers import name_layers
 
@@ -15,6 +24,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.artist import Artist
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from landscape.probes.linear.depth import PredictionDepth
 
@@ -43,7 +53,7 @@ def depth(record: xr.Dataset | PredictionDepth) -> Figure:
     counts = np.bincount(values[settled].astype(int), minlength=len(names))
     bars = axes[0, 0]
     bars.bar(np.arange(len(counts)), counts, color=BLUE, width=0.8)
-    shown = [*names[: len(counts)], *["…"] * (len(counts) - len(names))]
+    shown = list(names)
     if not settled.all():
         bars.bar([len(counts)], [np.sum(~settled)], color=VERMILION, width=0.8)
         shown.append("never")
@@ -51,22 +61,31 @@ def depth(record: xr.Dataset | PredictionDepth) -> Figure:
     label(bars, y="examples", title="settled from this layer on")
     votes = axes[0, 1]
     handles: list[Artist] = []
-    for name, colour, words in (
-        ("knn_agreement", BLUE, "agrees with the network"),
-        ("knn_accuracy", GREY, "agrees with the label"),
+    places = np.arange(len(names))
+    for name, colour, style, words in (
+        ("knn_agreement", BLUE, "-", "agrees with the network"),
+        ("knn_accuracy", GREY, "--", "agrees with the label"),
     ):
+        low, high = (data[f"{name}_{end}"].to_numpy() for end in ("low", "high"))
+        votes.vlines(places, low, high, color=colour, linewidth=2.0, alpha=0.5)
         handles += votes.plot(
-            np.arange(len(names)), data[name].to_numpy(), color=colour, marker="o", markersize=4,
+            places, data[name].to_numpy(), color=colour, linestyle=style, marker="o", markersize=4,
             label=f"vote of the neighbours {words}",
         )  # fmt: skip
     votes.set_ylim(-0.03, 1.03)
     name_layers(votes, names)
     label(votes, y="share of examples", title="nearest-neighbour probes")
-    mean = pretty(float(data["mean_depth"]), 3)
-    lost = int(np.sum(~settled))
-    words = f"Mean depth {mean} of at most {len(names) - 1}"
-    if lost:
-        words += f"; {number(lost, 'example')} on which not even the last probe agrees"
-    write_caption(figure, f"{words}.", handles)
+    write_caption(figure, _caption(data, settled), handles)
     heading(figure, f"Prediction depth of {number(len(values), 'example')}")
     return figure
+
+
+def _caption(data: xr.Dataset, settled: NDArray[np.bool_]) -> str:
+    words = ["No example is settled"]
+    if settled.any():
+        mean = with_error(float(data["mean_depth"]), float(data["mean_depth_error"]))
+        words = [f"Mean depth {mean} of at most {data.sizes['layer'] - 1}"]
+    if not settled.all():
+        lost = number(int(np.sum(~settled)), "example")
+        words.append(f"{lost} on which not even the last probe agrees")
+    return "; ".join([*words, "bars: 95 % intervals over examples"]) + "."

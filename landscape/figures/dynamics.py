@@ -119,7 +119,7 @@ def _draw_learning(axis: Axes, data: xr.Dataset) -> list[Artist]:
 
 def _draw_forgetting(axis: Axes, data: xr.Dataset, ever: NDArray[np.bool_]) -> None:
     events = data["forgetting"].to_numpy()[ever]
-    events = np.minimum(events[np.isfinite(events)], _MOST_BARS).astype(int)
+    events = np.minimum(events, _MOST_BARS).astype(int)
     counts = np.bincount(events, minlength=1)
     places = np.arange(len(counts))
     axis.bar(places, counts, color=BLUE, width=0.8)

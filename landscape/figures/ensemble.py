@@ -11,7 +11,6 @@ from landscape.figures.canvas import (
     BLUE,
     GREY,
     INK,
-    NOISE,
     VERMILION,
     described,
     heading,
@@ -54,7 +53,7 @@ def ensemble(record: xr.Dataset | EnsembleReport) -> Figure:
     figure, axes = sheet(1, 3, height=4.2, width=9.6)
     handles = _draw_gains(axes[0, 0], data, "accuracy")
     _draw_gains(axes[0, 1], data, "nll")
-    handles += _draw_reliability(axes[0, 2], data)
+    _draw_reliability(axes[0, 2], data)
     write_caption(figure, _caption(data), handles)
     heading(figure, f"Ensemble of {number(data.sizes['member'], 'network')}")
     return figure
@@ -71,13 +70,10 @@ def _draw_gains(axis: Axes, data: xr.Dataset, metric: str) -> list[Artist]:
     (curve,) = axis.plot(
         sizes, gains, color=BLUE, marker="o", markersize=3.5, label="ensemble of so many"
     )
-    ends = [f"ensemble_{metric}_{end}" for end in ("low", "high")]
-    shown = [*members, *gains]
-    if set(ends) <= set(data.data_vars):
-        low, high = (float(data[end]) for end in ends)
-        axis.vlines([sizes[-1]], low, high, color=BLUE, linewidth=2.5, alpha=0.5)
-        shown += [low, high]
-    finite = np.asarray(shown)[np.isfinite(shown)]
+    low, high = (float(data[f"ensemble_{metric}_{end}"]) for end in ("low", "high"))
+    axis.vlines([sizes[-1]], low, high, color=BLUE, linewidth=2.5, alpha=0.5)
+    shown = np.asarray([*members, *gains, low, high])
+    finite = shown[np.isfinite(shown)]
     axis.set_ylim(*widened(finite.min(initial=np.inf), finite.max(initial=-np.inf)))
     axis.yaxis.set_major_formatter(lambda y, _: pretty(y))
     step = -(-len(sizes) // 12)
@@ -87,20 +83,20 @@ def _draw_gains(axis: Axes, data: xr.Dataset, metric: str) -> list[Artist]:
     return [dots, curve]
 
 
-def _draw_reliability(axis: Axes, data: xr.Dataset) -> list[Artist]:
+def _draw_reliability(axis: Axes, data: xr.Dataset) -> None:
     counts = data["bin_count"].to_numpy().astype(float)
     held = counts > 0
     confidence, accuracy = (
         data[name].to_numpy()[held] for name in ("bin_confidence", "bin_accuracy")
     )
     axis.plot([0, 1], [0, 1], color=INK, linewidth=0.8)
-    axis.vlines(confidence, accuracy, confidence, color=NOISE, linewidth=4)
-    size = 12 + 90 * counts[held] / max(counts.max(), 1.0)
+    low, high = (data[f"bin_accuracy_{end}"].to_numpy()[held] for end in ("low", "high"))
+    axis.vlines(confidence, low, high, color=VERMILION, linewidth=2.0, alpha=0.5)
+    size = 12 + 90 * counts[held] / counts.max()
     axis.scatter(confidence, accuracy, s=size, color=VERMILION, linewidths=0, zorder=3)
     axis.set_xlim(-0.03, 1.03)
     axis.set_ylim(-0.03, 1.03)
     label(axis, x="confidence", y="accuracy", title="reliability, area by examples")
-    return []
 
 
 def _caption(data: xr.Dataset) -> str:
@@ -111,10 +107,10 @@ def _caption(data: xr.Dataset) -> str:
         ("calibrated_nll", "calibrated"),
         ("ensemble_ece_debiased", "calibration error (debiased)"),
         ("disagreement", "disagreement"),
-        ("normalized_disagreement", "of the error"),
+        ("normalized_disagreement", "over the error"),
         ("mutual_information", "mutual information"),
     ):
-        if name in data and np.isfinite(float(data[name])):
+        if np.isfinite(float(data[name])):
             words.append(f"{text} {pretty(float(data[name]), 3)}")
     text = "; ".join(words)
-    return f"{text[:1].upper()}{text[1:]}. Bars: 95 % intervals over examples."
+    return f"{text[0].upper()}{text[1:]}. Bars: 95 % intervals over examples."

@@ -36,14 +36,16 @@ def features(record: xr.Dataset | FeatureUse) -> Figure:
             f"{', '.join(map(str, data.data_vars))}. Measure it: landscape probe CKPT "
             "--probe features."
         )
-    accuracy = data["accuracy"].to_numpy() if "accuracy" in data else np.array([np.nan])
+    accuracy = data["accuracy"].to_numpy()
     measured = bool(np.isfinite(accuracy).any())
     order = np.argsort(-(accuracy if measured else data["flip_rate"].to_numpy()), kind="stable")
     figure, axes = sheet(1, 2 if measured else 1, height=3.9, width=7.6 if measured else 5.0)
     handles: list[Artist] = []
     if measured:
         handles += _draw(axes[0, 0], data, ("accuracy", "low", "high"), order, BLUE)
-        handles.append(axes[0, 0].axhline(0.5, color=GREY, linestyle=":", label="chance"))
+        handles.append(
+            axes[0, 0].axhline(float(data["chance"]), color=GREY, linestyle=":", label="chance")
+        )
         label(axes[0, 0], x="feature, in this order", y="accuracy", title="on a single feature")
     flips = axes[0, -1]
     handles += _draw(flips, data, ("flip_rate", "flip_low", "flip_high"), order, VERMILION)
@@ -70,12 +72,14 @@ def _draw(
 def _caption(data: xr.Dataset) -> str:
     words = []
     if np.isfinite(float(data["effective_number"])):
-        words.append(f"effective number of features {pretty(float(data['effective_number']), 3)}")
+        value, *ends = (
+            pretty(float(data[f"effective_number{end}"]), 3) for end in ("", "_low", "_high")
+        )
+        words.append(f"effective number of features {value} [{', '.join(ends)}]")
     else:
         words.append("no feature is used beyond chance")
-    if "gap" in data and np.isfinite(float(data["gap"])):
+    if np.isfinite(float(data["gap"])):
         words.append(f"the best is {pretty(float(data['gap']), 3)} above the second")
-    if "full_accuracy" in data:
-        words.append(f"accuracy on all of them {pretty(float(data['full_accuracy']), 3)}")
+    words.append(f"accuracy on all of them {pretty(float(data['full_accuracy']), 3)}")
     text = "; ".join([*words, "bars: 95 % intervals"])
     return f"{text[0].upper()}{text[1:]}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from landscape.figures.canvas import SIZE
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["name_layers"]
 
 _MOST = 24  # names beneath a panel
-_ROOM = 30  # letters beneath a panel; more are set aslant
+_ROOM = 45  # letters beneath a panel
 _LONGEST = 22  # letters of a name
 
 
@@ -23,7 +24,8 @@ def name_layers(axis: Axes, names: Sequence[str]) -> None:
     places = range(0, len(names), step)
     shown = [_shortened(names[place]) for place in places]
     axis.set_xticks(list(places), shown, fontsize=SIZE - 2)
-    if sum(map(len, shown)) > _ROOM:
+    between = _ROOM / len(shown)  # letters from the middle of one name to that of the next
+    if any((len(left) + len(right)) / 2 + 1 > between for left, right in pairwise(shown)):
         for text in axis.get_xticklabels():
             text.set(rotation=40, ha="right", rotation_mode="anchor")
     axis.set_xlim(-0.5, len(names) - 0.5)

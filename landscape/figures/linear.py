@@ -10,6 +10,7 @@ from landscape.errors import RequestError
 from landscape.figures.canvas import (
     BLUE,
     GREY,
+    INK,
     VERMILION,
     described,
     heading,
@@ -76,14 +77,18 @@ def _draw_layers(axis: Axes, data: xr.Dataset) -> list[Artist]:
         places, values, color=BLUE, marker="o", markersize=4.5, label="linear probe"
     )  # type: ignore[assignment]
     for name, (words, style) in _CONTROLS.items():
-        if name in data and np.isfinite(data[name]).any():
+        if np.isfinite(data[name]).any():
             handles += axis.plot(
                 places, data[name].to_numpy(), markersize=4, linewidth=0.9, label=words, **style
             )
-    if "chance" in data:
-        chance = float(data["chance"])
-        line = axis.axhline(chance, color=GREY, linewidth=0.9, linestyle=":", label="chance")
-        handles.append(line)
+    for name, words, colour, line in (
+        ("network_accuracy", "the network", INK, "-"),
+        ("chance", "chance", GREY, ":"),
+    ):
+        height = float(data[name])
+        handles.append(
+            axis.axhline(height, color=colour, linewidth=0.9, linestyle=line, label=words, zorder=1)
+        )
     name_layers(axis, [str(name) for name in data["layer"].to_numpy()])
     axis.set_ylim(-0.03, 1.03)
     label(axis, y="test accuracy", title="by layer")

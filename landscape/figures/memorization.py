@@ -105,14 +105,14 @@ def _draw_sorted(axis: Axes, data: xr.Dataset) -> list[Artist]:
         *axis.plot(places, values[held][order], color=BLUE, linewidth=1.4, label="memorization"),
         axis.axhline(
             _MEMORIZED, color=INK, linewidth=0.9, linestyle="--",
-            label=f"{_MEMORIZED}, from which an example counts as memorized",
+            label=f"memorized from {_MEMORIZED} on",
         ),
     ]  # fmt: skip
-    if "null_high" in data:
+    if np.isfinite(float(data["null_high"])):
         handles.append(
             axis.axhline(
                 float(data["null_high"]), color=GREY, linewidth=0.9, linestyle=":",
-                label="greatest of all by chance (97.5 %)",
+                label="largest by chance (97.5 %)",
             )
         )  # fmt: skip
     axis.set_ylim(min(-0.1, float(low[held].min(initial=0.0))), 1.05)
@@ -152,7 +152,7 @@ def draw_images(panels: Any, images: Array, names: list[str]) -> None:
         if index >= len(images):
             continue
         image = images[index]
-        low, high = float(np.nanmin(image)), float(np.nanmax(image))
+        low, high = float(image.min()), float(image.max())
         scaled = (image - low) / (high - low) if high > low else np.zeros_like(image)
         axis.imshow(scaled, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set_title(names[index], fontsize=SIZE - 2.5, color=INK, pad=2)
@@ -161,12 +161,12 @@ def draw_images(panels: Any, images: Array, names: list[str]) -> None:
 def _caption(data: xr.Dataset) -> str:
     values = data["value"].to_numpy()
     held = np.isfinite(values)
-    words = [f"{int(data['num_models']):,} networks" if "num_models" in data else ""]
+    words = [number(int(data["num_models"]), "network")]
     words.append(f"{int(np.sum(values >= _MEMORIZED)):,} memorized ({_MEMORIZED} or more)")
     certain = int(np.sum(data["lower"].to_numpy()[held] > 0))
     words.append(f"{certain:,} whose interval lies above 0")
     if not held.all():
         words.append(f"{int(np.sum(~held)):,} undefined: seen by all networks or by none")
-    if "split_half" in data and np.isfinite(float(data["split_half"])):
+    if np.isfinite(float(data["split_half"])):
         words.append(f"reliability of halves {pretty(float(data['split_half']), 3)}")
-    return "; ".join(word for word in words if word) + "."
+    return "; ".join(words) + "."

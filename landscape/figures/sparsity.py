@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from landscape.errors import RequestError
-from landscape.figures.canvas import described, heading, label, log_axis, pretty, sheet
+from landscape.figures.canvas import LEGEND, described, heading, label, log_axis, pretty, sheet
 from landscape.figures.captions import number, spans_a_decade, write_caption
 from landscape.figures.layers import name_layers
 from landscape.figures.profiles import COLOURS
@@ -54,15 +54,17 @@ def sparsity(record: xr.Dataset | LayerSparsity) -> Figure:
             "--probe sparsity."
         )
     names = [str(name) for name in data["layer"].to_numpy()]
-    figure, axes = sheet(1, 3, height=4.3, width=9.6)
-    for axis, curves, title in (
-        (axes[0, 0], _SHARES, "sparsity"),
-        (axes[0, 1], _UNITS, "units at rest"),
-        (axes[0, 2], _RANKS, "rank"),
+    figure, axes = sheet(2, 3, height=4.5, width=9.6, height_ratios=(4, 1))
+    for (axis, beneath), curves, title, unit in (
+        (axes[:, 0], _SHARES, "sparsity", "index"),
+        (axes[:, 1], _UNITS, "units at rest", "share of units"),
+        (axes[:, 2], _RANKS, "rank", "number"),
     ):
         _draw(axis, data, curves)
         name_layers(axis, names)
-        label(axis, y="share of units" if curves is _UNITS else "", title=title)
+        label(axis, y=unit, title=title)
+        beneath.set_axis_off()
+        beneath.legend(handles=axis.lines, loc="upper left", borderaxespad=0, **LEGEND)
     for axis in axes[0, :2]:
         axis.set_ylim(-0.03, 1.03)
     mean_dead = pretty(100 * float(np.nanmean(data["dead_share"].to_numpy())), 2)
@@ -75,12 +77,11 @@ def _draw(axis: Axes, data: xr.Dataset, curves: dict[str, str]) -> None:
     places = np.arange(data.sizes["layer"])
     drawn = []
     for (name, words), colour in zip(curves.items(), COLOURS, strict=False):
-        if name in data and np.isfinite(data[name]).any():
-            values = data[name].to_numpy().astype(float)
+        if np.isfinite(data[name]).any():
+            values = data[name].to_numpy()
             axis.plot(places, values, color=colour, marker="o", markersize=4, label=words)
             drawn.append(values)
-    if curves is _RANKS and drawn and spans_a_decade(np.concatenate(drawn)):
+    if curves is _RANKS and spans_a_decade(np.concatenate(drawn)):
         low, high = np.nanmin(np.concatenate(drawn)), np.nanmax(np.concatenate(drawn))
         log_axis(axis, "y", float(low), float(high))
         axis.set_ylim(0.8 * float(low), 1.6 * float(high))
-    axis.legend(loc="upper left", bbox_to_anchor=(0, -0.32), fontsize=8, frameon=False)

@@ -35,7 +35,7 @@ def test_images_stand_in_rows_under_the_names_of_their_bands(channels, fits_its_
     shown = record["shown_image"].to_numpy()[1, 2]
     scaled = (shown - shown.min()) / (shown.max() - shown.min())
     wanted = scaled[0] if channels == 1 else np.moveaxis(scaled, 0, -1)
-    np.testing.assert_allclose(drawn[7].images[0].get_array(), wanted)
+    np.testing.assert_allclose(drawn[7].images[0].get_array(), wanted, atol=1e-6)
     fits_its_sheet(figure)
 
 

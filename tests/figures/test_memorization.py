@@ -45,7 +45,7 @@ def test_images_are_drawn_in_their_own_range_with_their_names(fits_its_sheet):
     for place, image in enumerate(drawn):
         shown = record["shown_input"].to_numpy()[place, 0]
         low, high = shown.min(), shown.max()
-        np.testing.assert_allclose(image.get_array(), (shown - low) / (high - low))
+        np.testing.assert_allclose(image.get_array(), (shown - low) / (high - low), atol=1e-6)
     assert drawn[3].axes.get_title() == "3: class 3\n0.96"
     fits_its_sheet(figure)
 

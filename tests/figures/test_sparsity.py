@@ -19,10 +19,13 @@ PANELS = (
 def test_each_measure_has_its_curve(fits_its_sheet):
     record = learned_records.sparsity()
     figure = figures.sparsity(record)
-    for axis, names in zip(figure.axes, PANELS, strict=True):
+    for axis, beneath, names in zip(figure.axes[:3], figure.axes[3:], PANELS, strict=True):
         for line, name in zip(axis.lines, names, strict=True):
             np.testing.assert_array_equal(line.get_ydata(), record[name])
-        assert len(axis.get_legend().get_texts()) == len(names)
+        words = [text.get_text() for text in beneath.get_legend().get_texts()]
+        assert words == [line.get_label() for line in axis.lines]
+        assert [text.get_text() for text in axis.get_xticklabels()] == ["0", "2", "4"]
+        assert axis.get_ylabel()
     fits_its_sheet(figure)
 
 
