@@ -63,7 +63,7 @@ def test_the_interval_covers_the_true_area():
 def test_auc_needs_both_kinds():
     with pytest.raises(RequestError, match="Give both"):
         noisy_label_auc([1, 2], [0, 0], noisy="high")
-    with pytest.raises(RequestError, match="0 noisy and 1 clean"):
+    with pytest.raises(RequestError, match="0 positives and 1 negatives"):
         noisy_label_auc([1, np.nan], [0, 1], noisy="high")
     with pytest.raises(RequestError, match="unknown side"):
         noisy_label_auc([1, 2], [0, 1], noisy="lower")
