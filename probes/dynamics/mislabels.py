@@ -69,8 +69,10 @@ def noisy_label_auc(
         raise unknown_choice("side", noisy, ("low", "high"))
     if not 0 < confidence < 1:
         raise RequestError(f"confidence={confidence}, expected a number between 0 and 1.")
-    values = as_floats(scores, "scores", "(n,)")
-    curve = roc(values if noisy == "high" else -values, is_noisy)
+    values, wrong = as_floats(scores, "scores", "(n,)"), as_bools(is_noisy, "is_noisy", "(n,)")
+    if values.shape != wrong.shape:
+        raise RequestError(f"scores are {len(values)}, is_noisy {len(wrong)}: expected one each.")
+    curve = roc(values if noisy == "high" else -values, wrong)
     num_noisy, num_clean = curve.num_positive, curve.num_negative
     low, high = _newcombe(curve.auc, num_noisy, num_clean, confidence)
     return NoisyLabelAuc(curve.auc, low, high, num_noisy, num_clean, curve.num_left_out)
