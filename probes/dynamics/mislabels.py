@@ -10,7 +10,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from landscape.errors import RequestError, unknown_choice
-from landscape.probes.arrays import ArrayLike, Bools, Floats, Ints, as_floats, as_labels
+from landscape.probes.arrays import ArrayLike, Bools, Floats, Ints, as_bools, as_floats, as_labels
 from landscape.probes.ranking import roc
 
 __all__ = [
