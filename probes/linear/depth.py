@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from landscape.batches import batch_length
 from landscape.errors import RequestError, unknown_choice
@@ -269,6 +269,11 @@ class Sides:
             )
         self.asked = test.under(policy)
 
+    @property
+    def models(self) -> list[nn.Module]:
+        """Of the known and of those asked."""
+        return [side.model for side in (self.known, self.asked) if side is not None]
+
     def features(
         self,
         layers: Sequence[str],
@@ -364,11 +369,14 @@ def _ends(sides: Sides) -> tuple[Answers, Answers, tuple[Tensor, Tensor | None] 
         given = [part for part in (*arguments, *named.values()) if isinstance(part, Tensor)]
         inputs.extend(part.detach().reshape(len(part), -1) for part in given[:1])
 
-    handle = sides.known.model.register_forward_pre_hook(record, with_kwargs=True)
+    # A test objective may have the same model, or one of its own with the same weights.
+    models = {id(model): model for model in sides.models}.values()
+    handles = [model.register_forward_pre_hook(record, with_kwargs=True) for model in models]
     try:
         known, asked = sides.answers()
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     if not all(part.is_floating_point() for part in inputs):
         return known, asked, None
     whole, count = torch.cat(inputs), len(known.labels)

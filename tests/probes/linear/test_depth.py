@@ -78,15 +78,19 @@ def test_a_label_that_comes_in_at_a_layer_has_its_depth(layer, target):
     assert found.layers == ("input", *map(str, range(NUM_LAYERS + 1)), "softmax")
 
 
-def test_others_have_the_depth_of_the_layer_too():
+@pytest.mark.parametrize("own_model", [False, True])
+def test_others_have_the_depth_of_the_layer_too(own_model):
     model = revealed_at(3)
+    other = copy.deepcopy(model) if own_model else model
     # Nearest in place is the partner of the other class, among strangers as among one's own.
     inputs, labels = pairs()
     swapped = inputs.clone()
     swapped[:, 0] = inputs[:, 0] + 0.1 - 0.2 * labels
     found = prediction_depth(Objective(model, (inputs, labels)), k=1,
-                             test=Objective(model, (swapped, labels)))  # fmt: skip
+                             test=Objective(other, (swapped, labels)))  # fmt: skip
     assert found.depth.tolist() == [3.0] * 24
+    assert found.layers[0] == "input"
+    assert not any(one._forward_pre_hooks for one in (model, other))
 
 
 def test_identities_leave_all_votes_equal():
