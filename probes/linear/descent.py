@@ -6,6 +6,7 @@ pass over the data; one whose step was too long takes a shorter one while the ot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +19,7 @@ __all__ = ["Descent", "descend"]
 
 _MEMORY = 12  # pairs
 _CURVATURE = 0.9  # of the slope may be left with the other sign
-_ROUNDING = 1e-12  # relative: below, differences of values say nothing, and slopes decide
-_SHORTEST = 1e-10  # step
-_LEAST_LOSS = 1e-10  # separable classes without a penalty would be followed down for ever
+_LEAST_LOSS = 1e-10  # without a penalty: separable classes would be followed down for ever
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +37,24 @@ class Descent:
     converged: Tensor
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """What rounding leaves.
+
+    Attributes:
+        tol: the least that is asked for.
+        rounding: relative; below, differences of values say nothing, and slopes decide.
+        step: the shortest.
+    """
+
+    tol: float
+    rounding: float
+    step: float
+
+
+_LIMITS = {torch.float32: _Limits(1e-3, 1e-6, 1e-2), torch.float64: _Limits(0.0, 1e-12, 1e-10)}
+
+
 @dataclass(frozen=True, eq=False)
 class _Point:
     value: Tensor  # (P,)
@@ -46,7 +63,7 @@ class _Point:
 
 
 def descend(
-    problem: SoftmaxRegression,
+    problems: Sequence[SoftmaxRegression],
     frame: Coordinates,
     theta: Tensor,
     factors: list[Tensor] | None,
@@ -58,57 +75,79 @@ def descend(
     """From theta (P, C, r + 1) down, until converged or out of passes.
 
     Args:
+        problems: the same in rising precision, on which to descend in turn. What is returned is
+            measured by the last.
         factors: Cholesky factor of each problem's approximate Hessian; None for the identity.
         unit: the gradient's norm over the loss, at the prior.
-        tol: see `newton.solve`.
+        tol: see `newton.solve`; in float32 no less than 1e-3.
     """
+    descent = _Descent(frame, theta.clone(), _Memory(factors, theta), unit)
+    for left, problem in zip(reversed(range(len(problems))), problems, strict=True):
+        descent.run(problem, tol, max_passes - left)
+    return Descent(descent.theta, descent.passes, descent.converged)
 
-    def look(cells: Tensor, where: Tensor) -> _Point:
-        part = frame.at(cells)
+
+class _Descent:
+    """P descents under way; `run` goes on with those that are not done."""
+
+    def __init__(self, frame: Coordinates, theta: Tensor, memory: _Memory, unit: Tensor) -> None:
+        self.theta = theta
+        self.passes = torch.zeros(len(theta), dtype=torch.int64)
+        self.converged = torch.zeros(len(theta), dtype=torch.bool)
+        self._frame, self._memory, self._unit = frame, memory, unit
+
+    def run(self, problem: SoftmaxRegression, tol: float, max_passes: int) -> None:
+        """Until each is converged by `tol`, or has had so many passes in all, or can no more."""
+        limits = _LIMITS[problem.precision]
+        tol = max(tol, limits.tol)
+        point = self._look(problem, torch.arange(len(self.theta)), self.theta, tol)
+        value, gradient = point.value, point.gradient
+        self.converged = point.converged
+        self.passes += 1
+        direction, step = torch.zeros_like(self.theta), torch.ones_like(value)
+        is_new = torch.ones_like(self.converged)
+        stuck = torch.zeros_like(self.converged)
+        while True:
+            live = (~self.converged & ~stuck & (self.passes < max_passes)).nonzero().flatten()
+            if not len(live):
+                return
+            starting = live[is_new[live]]
+            direction[starting] = self._memory.direction(gradient[starting], starting)
+            step[starting] = 1.0
+            slope = _dot(gradient[live], direction[live])
+            trial = self.theta[live] + step[live, None, None] * direction[live]
+            found = self._look(problem, live, trial, tol)
+            self.passes[live] += 1
+            new_slope = _dot(found.gradient, direction[live])
+            rounding = limits.rounding * value[live].abs()
+            # Convex: where the slope is still negative the value has fallen all the way.
+            accepted = (new_slope <= 0) | (
+                (found.value <= value[live] + rounding) & (new_slope <= -_CURVATURE * slope)
+            )
+            moved = live[accepted]
+            self._memory.add(
+                trial[accepted] - self.theta[moved],
+                found.gradient[accepted] - gradient[moved],
+                moved,
+            )
+            self.theta[moved], value[moved] = trial[accepted], found.value[accepted]
+            gradient[moved] = found.gradient[accepted]
+            self.converged[moved] = found.converged[accepted]
+            is_new[live] = accepted
+            shorter = -slope / (new_slope - slope)  # where the slope, if linear, is 0
+            step[live] *= torch.where(accepted, 1.0, shorter.nan_to_num(0.1).clamp(0.1, 0.5))
+            stuck[live] = (step[live] < limits.step) | (slope >= 0)
+
+    def _look(self, problem: SoftmaxRegression, cells: Tensor, where: Tensor, tol: float) -> _Point:
+        part = self._frame.at(cells)
         weights, intercept = part.probes(where)
         term = problem.data_term(weights, intercept)
         gradient = part.gradient(term, where)
         value = term.loss + part.penalties / 2 * part.squared_norms(where)
-        least = min(tol, 1e-3) * unit * term.loss.clamp_min(_LEAST_LOSS)
+        least = min(tol, 1e-3) * self._unit * term.loss
         small = _is_small(part, gradient, weights, least, tol)
-        return _Point(value, gradient, small)
-
-    theta = theta.clone()
-    everyone = torch.arange(len(theta))
-    point = look(everyone, theta)
-    value, gradient, converged = point.value, point.gradient, point.converged
-    memory = _Memory(factors, theta)
-    direction, step = torch.zeros_like(theta), torch.ones(len(theta), dtype=theta.dtype)
-    is_new = torch.ones(len(theta), dtype=torch.bool)
-    passes = torch.ones(len(theta), dtype=torch.int64)
-    stuck = torch.zeros_like(converged)
-    while True:
-        live = (~converged & ~stuck & (passes < max_passes)).nonzero().flatten()
-        if not len(live):
-            return Descent(theta, passes, converged)
-        starting = live[is_new[live]]
-        direction[starting] = memory.direction(gradient[starting], starting)
-        step[starting] = 1.0
-        slope = _dot(gradient[live], direction[live])
-        trial = theta[live] + step[live, None, None] * direction[live]
-        found = look(live, trial)
-        passes[live] += 1
-        new_slope = _dot(found.gradient, direction[live])
-        rounding = _ROUNDING * value[live].abs()
-        # Convex: where the slope is still negative the value has fallen all the way.
-        accepted = (new_slope <= 0) | (
-            (found.value <= value[live] + rounding) & (new_slope <= -_CURVATURE * slope)
-        )
-        moved = live[accepted]
-        memory.add(
-            trial[accepted] - theta[moved], found.gradient[accepted] - gradient[moved], moved
-        )
-        theta[moved], value[moved] = trial[accepted], found.value[accepted]
-        gradient[moved], converged[moved] = found.gradient[accepted], found.converged[accepted]
-        is_new[live] = accepted
-        shorter = -slope / (new_slope - slope)  # where the slope, if linear, is 0
-        step[live] *= torch.where(accepted, 1.0, shorter.nan_to_num(0.1).clamp(0.1, 0.5))
-        stuck[live] = (step[live] < _SHORTEST) | (slope >= 0)
+        is_endless = (part.penalties == 0) & (term.loss < _LEAST_LOSS)
+        return _Point(value, gradient, small | is_endless)
 
 
 def _is_small(

@@ -56,19 +56,28 @@ class Solution:
 
 @dataclass(frozen=True, eq=False)
 class SoftmaxRegression:
-    """Examples to be classified by W x + b, evaluated in float64 whatever they are stored in.
+    """Examples to be classified by W x + b.
 
     Attributes:
         features: (n, d) float32 or float64.
         labels: (n,) int64 below num_classes.
         shares: (n,) float64 weights of the examples, which sum to 1.
         num_classes: C.
+        precision: in which logits are computed, whatever the features are stored in; sums over
+            blocks of examples are float64.
     """
 
     features: Tensor
     labels: Tensor
     shares: Tensor
     num_classes: int
+    precision: torch.dtype = torch.float64
+
+    def rounded(self) -> SoftmaxRegression:
+        """The same in float32, at half the time a pass."""
+        return SoftmaxRegression(
+            self.features.float(), self.labels, self.shares, self.num_classes, torch.float32
+        )
 
     def data_term(self, weights: Tensor, intercept: Tensor) -> DataTerm:
         """Loss and gradients of P probes; the features are read once for all of them.
@@ -85,14 +94,16 @@ class SoftmaxRegression:
         by_intercept = weights.new_zeros(count, classes)
         for rows, features, logits in self._logits(weights, intercept):
             labels = self.labels[rows].expand(count, 1, -1)  # (P, 1, rows)
-            share = self.shares[rows]
+            share = self.shares[rows].to(self.precision)
             logits -= logits.amax(1, keepdim=True)
             own = logits.gather(1, labels)
-            total = logits.exp_().sum(1, keepdim=True)
-            loss += ((total.log() - own)[:, 0] * share).sum(1)
-            residuals = logits.mul_(share / total)
-            residuals.scatter_add_(1, labels, -share.expand(count, 1, -1))
-            by_weight.addmm_(residuals.view(count * classes, -1), features)
+            # Of a class that is nearly certain, 1 - p is what the others have, not a difference.
+            others = logits.exp_().scatter_(1, labels, 0.0).sum(1, keepdim=True)
+            beyond = others + own.expm1()  # the sum of all, less 1
+            loss += ((beyond.log1p() - own)[:, 0] * share).sum(1)
+            scale = share / (beyond + 1)
+            residuals = logits.mul_(scale).scatter_(1, labels, -others * scale)
+            by_weight += residuals.view(count * classes, -1) @ features
             by_intercept += residuals.sum(2)
         return DataTerm(loss, by_weight.view(count, classes, width), by_intercept)
 
@@ -135,10 +146,10 @@ class SoftmaxRegression:
 
     def _logits(self, weights: Tensor, intercept: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         # Classes before examples: with ten classes last, softmax has nothing to be vectorised over.
-        flat = weights.flatten(0, 1)
-        column = intercept.reshape(-1, 1)
+        flat = weights.flatten(0, 1).to(self.precision)
+        column = intercept.reshape(-1, 1).to(self.precision)
         for rows in row_blocks(len(self.labels), len(flat)):
-            features = self.features[rows].double()
+            features = self.features[rows].to(self.precision)
             logits = torch.addmm(column, flat, features.T)
             yield rows, features, logits.view(*intercept.shape, -1)
 

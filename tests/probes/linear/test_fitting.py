@@ -77,9 +77,9 @@ def test_a_row_twice_is_a_row_of_weight_two(standardize):
     weights[[3, 10]] = 2, 0
     rows = np.r_[np.delete(np.arange(60), 10), 3]
     weighted = linear_probe(
-        features, labels, GRID, sample_weights=weights, standardize=standardize, tol=1e-7
+        features, labels, GRID, sample_weights=weights, standardize=standardize, tol=1e-9
     )
-    twice = linear_probe(features[rows], labels[rows], GRID, standardize=standardize, tol=1e-7)
+    twice = linear_probe(features[rows], labels[rows], GRID, standardize=standardize, tol=1e-9)
     torch.testing.assert_close(weighted.weights, twice.weights, rtol=0, atol=1e-6)
     torch.testing.assert_close(weighted.objective, twice.objective, rtol=0, atol=1e-12)
     torch.testing.assert_close(weighted.train_accuracy, twice.train_accuracy)
@@ -119,9 +119,9 @@ def test_gradient_norm_is_the_true_one():
 
 def test_order_of_the_penalties_is_kept():
     features, labels = labelled()
-    up = linear_probe(features, labels, sorted(GRID), tol=1e-7)
-    down = linear_probe(features, labels, sorted(GRID, reverse=True), tol=1e-7)
-    torch.testing.assert_close(up.weights, down.weights.flip(0), rtol=0, atol=1e-7)
+    up = linear_probe(features, labels, sorted(GRID), tol=1e-9)
+    down = linear_probe(features, labels, sorted(GRID, reverse=True), tol=1e-9)
+    torch.testing.assert_close(up.weights, down.weights.flip(0), rtol=0, atol=1e-8)
     assert up.penalties.tolist() == sorted(GRID)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,19 @@ def test_logits_in_the_thousands_overflow_nothing():
     assert term.weight_gradient.isfinite().all()
 
 
+def test_a_loss_of_nearly_nothing_is_exact():
+    features = torch.tensor([[45.0]], dtype=torch.float64)
+    share = torch.ones(1, dtype=torch.float64)
+    problem = SoftmaxRegression(features, torch.tensor([1]), share, 2)
+    weights = torch.tensor([[[0.0], [1.0]]], dtype=torch.float64)
+    intercept = torch.zeros(1, 2, dtype=torch.float64)
+    for one, digits in ((problem, 1e-14), (problem.rounded(), 1e-5)):
+        term = one.data_term(weights, intercept)
+        assert term.loss.item() == pytest.approx(np.exp(-45), rel=digits)
+        gradients = term.intercept_gradient[0].tolist()
+        assert gradients == pytest.approx([np.exp(-45), -np.exp(-45)], rel=digits)
+
+
 def test_float32_features_are_computed_with_in_float64():
     problem = regression(dtype=torch.float32)
     double = SoftmaxRegression(
@@ -50,6 +64,15 @@ def test_float32_features_are_computed_with_in_float64():
     weights, intercept = points(problem, 2)
     found, expected = (one.data_term(weights, intercept) for one in (problem, double))
     assert torch.equal(found.weight_gradient, expected.weight_gradient)
+
+
+def test_rounded_is_off_by_float32():
+    problem = regression()
+    weights, intercept = points(problem, 2)
+    exact, rough = (one.data_term(weights, intercept) for one in (problem, problem.rounded()))
+    torch.testing.assert_close(rough.loss, exact.loss, rtol=1e-5, atol=0)
+    error = (rough.weight_gradient - exact.weight_gradient).abs().max()
+    assert 1e-10 < error < 1e-6
 
 
 def test_curvature_shares_are_traces_of_the_softmax_hessian():

@@ -96,10 +96,10 @@ def test_weights_are_off_by_tol_at_most():
 
 def test_all_penalties_together_are_each_by_itself():
     problem = even(*labelled())
-    together = solve(problem, PENALTIES, tol=1e-7, max_iterations=200)
+    together = solve(problem, PENALTIES, tol=1e-9, max_iterations=200)
     for index, penalty in enumerate(PENALTIES):
-        alone = solve(problem, penalty[None], tol=1e-7, max_iterations=200)
-        torch.testing.assert_close(alone.weights[0], together.weights[index], rtol=0, atol=1e-7)
+        alone = solve(problem, penalty[None], tol=1e-9, max_iterations=200)
+        torch.testing.assert_close(alone.weights[0], together.weights[index], rtol=0, atol=1e-8)
         value = objective(problem, alone, penalty[None])
         torch.testing.assert_close(
             value[0], objective(problem, together, PENALTIES)[index], rtol=0, atol=1e-12
@@ -113,6 +113,8 @@ def test_infinite_penalty_is_the_prior_and_large_ones_go_there():
     found = solve(problem, penalties, tol=1e-6, max_iterations=50)
     assert (found.weights[0] == 0).all()
     assert found.weights[1].abs().max() < 1e-8
+    assert found.converged.all()
+    assert found.iterations[0] == 0
     for row in found.intercept:
         torch.testing.assert_close(row.softmax(0), prior, rtol=1e-7, atol=0)
     torch.testing.assert_close(prior_intercept(problem).softmax(0), prior)
@@ -192,17 +194,48 @@ def test_sampled_hessian_is_without_bias():
     assert abs(np.mean(sums) - expected) < 4 * standard_error
 
 
+@pytest.mark.parametrize(("examples", "error"), [(3000, 1e-4), (1000, 0.3)])
+def test_factors_are_those_of_the_hessian_and_a_sample_comes_near(examples, error, monkeypatch):
+    monkeypatch.setattr(newton, "_FEWEST_EXAMPLES", examples)
+    problem = regression(2000, classes=3)
+    frame = coordinates(problem, torch.tensor([0.3, 0.1], dtype=torch.float64))
+    weights, _ = points(problem, 1)
+    theta = torch.zeros(2, 3, 5, dtype=torch.float64)
+    theta[:, :, 1:] = 3 * (weights @ frame.axes) * frame.scales[:, None, 1:]  # of equal probes
+    factors = newton._factors(problem, frame, theta, share=True)
+    for cell, factor in enumerate(factors):
+        own = frame.at(torch.tensor([cell]))
+
+        def value(flat, own=own):
+            weights, intercept = own.probes(flat.view(1, 3, 5))
+            logits = problem.features @ weights[0].T + intercept[0]
+            loss = (
+                logits.logsumexp(1) - logits[torch.arange(2000), problem.labels]
+            ) @ problem.shares
+            return loss + own.penalties[0] / 2 * weights.square().sum()
+
+        exact = hessian(value, theta[cell].flatten())
+        # Among vectors that are not the same in all classes, as no gradient is.
+        contrasts = torch.eye(3, dtype=torch.float64) - 1 / 3
+        basis = torch.linalg.svd(torch.kron(contrasts, torch.eye(5, dtype=torch.float64)))[0][
+            :, :10
+        ]
+        both = [basis.T @ matrix @ basis for matrix in (exact, (factor @ factor.T).double())]
+        ratios = torch.linalg.eigvals(torch.linalg.solve(both[0], both[1])).real
+        assert (ratios - 1).abs().max() < error
+
+
 def test_softmax_hessian_is_that_of_autograd():
     problem = regression()
     weights, _ = points(problem, 1)
 
     def value(flat):
-        return problem_loss(flat.view(3, 4))
+        return torch.logsumexp(problem.features @ flat.view(3, 4).T, 1) @ problem.shares
 
-    def problem_loss(own):
-        return torch.logsumexp(problem.features @ own.T, 1) @ problem.shares
-
-    expected = hessian(value, weights.flatten())
-    chances = (problem.features @ weights[0].T).softmax(1)
-    found = newton._softmax_hessian(chances, problem.features * problem.shares.sqrt()[:, None])
-    torch.testing.assert_close(found.tril(), expected.tril())
+    for scale, precision in ((1.0, torch.float64), (30.0, torch.float32)):  # then nearly certain
+        expected = hessian(value, scale * weights.flatten()).tril()
+        chances = (scale * problem.features @ weights[0].T).softmax(1).to(precision)
+        features = (problem.features * problem.shares.sqrt()[:, None]).to(precision)
+        found = newton._softmax_hessian(chances, features).tril().double()
+        error = (found - expected).abs().max() / expected.abs().max()
+        assert error < (1e-12 if precision == torch.float64 else 1e-5)
