@@ -99,7 +99,7 @@ class SoftmaxRegression:
             own = logits.gather(1, labels)
             # Of a class that is nearly certain, 1 - p is what the others have, not a difference.
             others = logits.exp_().scatter_(1, labels, 0.0).sum(1, keepdim=True)
-            beyond = others + own.expm1()  # the sum of all, less 1
+            beyond = others + (own.exp() - 1)  # the sum of all, less 1
             loss += ((beyond.log1p() - own)[:, 0] * share).sum(1)
             scale = share / (beyond + 1)
             residuals = logits.mul_(scale).scatter_(1, labels, -others * scale)

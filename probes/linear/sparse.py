@@ -95,7 +95,7 @@ def _solve(
     variances = gram.diagonal()
     # Half the Gram matrix bounds the Hessian; scaled to correlations, so does half its largest
     # eigenvalue times the variances: steps of their own for features of any units.
-    roots = variances.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+    roots = torch.where(variances > 0, variances, 1.0).sqrt()
     steps = 2 / (torch.linalg.eigvalsh(gram / torch.outer(roots, roots))[-1] * variances)
     steps[variances == 0] = 0.0
     spread = variances.mean().sqrt()

@@ -60,6 +60,14 @@ def test_validation_chooses_the_penalty_of_each_draw():
         few([10], grid)
 
 
+def test_test_examples_choose_nothing():
+    options = {"repeats": 3, "validation": (FEATURES[:30], LABELS[:30])}
+    found = few([10], [1e2, 1e-2, 1e-4], **options)
+    wrong = few([10], [1e2, 1e-2, 1e-4], **options, test=(TEST[0], (TEST[1] + 1) % 3))
+    assert (found.penalty == wrong.penalty).all()
+    assert (found.accuracy != wrong.accuracy).any()
+
+
 @pytest.mark.parametrize(
     "options", [{"shots": [21]}, {"shots": [0]}, {"shots": []}, {"shots": [1], "repeats": 0}]
 )

@@ -191,6 +191,17 @@ def test_a_fraction_is_held_out_with_the_shares_of_the_classes():
     torch.testing.assert_close(prior.intercept, torch.zeros(1, 3).double())  # 20 of each
 
 
+def test_weights_stay_with_their_examples_when_some_are_held_out():
+    features, labels = labelled(90)
+    weights = np.where(labels == 1, 3.0, 1.0)
+    probe = linear_probe(
+        features, labels, [torch.inf], validation=1 / 3, sample_weights=weights, seed=4
+    )
+    torch.testing.assert_close(
+        probe.intercept[0].softmax(0), torch.tensor([0.2, 0.6, 0.2]).double()
+    )
+
+
 def test_standard_deviations_are_those_of_training_alone():
     features, labels = labelled(80)
     features = features * [1, 10, 100, 1e-3, 1]

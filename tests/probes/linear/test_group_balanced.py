@@ -8,7 +8,7 @@ import torch
 
 from landscape.errors import RequestError
 from landscape.probes.linear.fitting import linear_probe
-from landscape.probes.linear.group_balanced import group_balanced_probe
+from landscape.probes.linear.group_balanced import _subsamples, group_balanced_probe
 from tests.probes.linear.softmax_problems import labelled
 
 
@@ -59,11 +59,13 @@ def test_subsamples_have_equal_groups_and_their_weights_are_averaged():
     mean = sum(probe.weights for probe in found.fits) / 3
     torch.testing.assert_close(found.weights, mean)
     assert not torch.equal(found.fits[0].weights, found.fits[1].weights)
-    for probe in found.fits:  # as many of each group: as many of each class
-        assert probe.train_accuracy.shape == (2,)
-        count = 4 * np.bincount(groups).min()
-        hits = probe.train_accuracy * count
-        torch.testing.assert_close(hits, hits.round())
+    least = np.bincount(groups).min()
+    drawn = _subsamples(torch.from_numpy(groups), int(least), 3, seed=1)
+    for rows, probe in zip(drawn, found.fits, strict=True):
+        assert np.bincount(groups[rows]).tolist() == [least] * 4
+        assert len(rows.unique()) == 4 * least
+        alone = linear_probe(features[rows], labels[rows], [1e-2, 1.0], standardize=True)
+        assert torch.equal(alone.weights, probe.weights)
     again = group_balanced_probe(features, labels, groups, [1e-2, 1.0], **options, seed=1)
     other = group_balanced_probe(features, labels, groups, [1e-2, 1.0], **options, seed=2)
     assert torch.equal(again.weights, found.weights)
@@ -102,7 +104,8 @@ def test_group_without_test_examples_is_undefined_and_not_the_worst():
     test = tuple(part[kept] for part in TEST)
     found = group_balanced_probe(features, labels, groups, [1e-2], test=test)
     assert found.test_accuracy[0, 1].isnan()
-    assert not found.worst_accuracy.isnan().any()
+    others = found.test_accuracy[0, [0, 2, 3]]
+    assert found.worst_accuracy.item() == others.min().item() > 0
 
 
 def test_what_does_not_fit_says_what_would():

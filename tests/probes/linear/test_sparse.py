@@ -90,12 +90,23 @@ def test_penalties_together_are_each_by_itself_and_validation_chooses():
     assert probe.validation_accuracy[probe.chosen] == probe.validation_accuracy.max()
 
 
-def test_feature_that_does_not_vary_has_no_weight():
+@pytest.mark.parametrize("constant", [7.0, 0.0])
+def test_feature_that_does_not_vary_has_no_weight(constant):
     features, labels = labelled()
-    features[:, 2] = 7.0
+    features[:, 2] = constant
     probe = sparse_probe(features, labels, GRID)
     assert (probe.weights[:, :, 2] == 0).all()
     assert probe.converged.all()
+
+
+def test_steps_are_short_enough_where_the_bound_is_nearly_attained():
+    signs = np.where(np.arange(40) % 4 < 2, 1.0, -1.0)
+    labels = (signs > 0) ^ (np.arange(40) % 5 == 0)  # a fifth of either sign is wrong
+    probe = sparse_probe(signs[:, None], labels, [1e-3], tol=1e-6)
+    assert probe.converged
+    assert probe.iterations.item() < 30
+    # The gradient of either row is (0.6 - tanh w) / 2 in size, and equals the penalty.
+    assert np.tanh(probe.weights[0, 1, 0].item()) == pytest.approx(0.6 - 2e-3, abs=1e-6)
 
 
 def test_no_penalty_is_for_the_other_probe():
