@@ -14,6 +14,8 @@ from landscape.trainers.models import mlp
 from landscape.trainers.orders import Orders
 from landscape.trainers.problems import networks
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 DRAWN = prototype_examples(num_examples=120, num_features=16, num_classes=4)
 DATA = Examples(DRAWN.inputs, DRAWN.targets)
 FACTORY = Factory(

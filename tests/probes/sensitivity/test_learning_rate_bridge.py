@@ -11,6 +11,8 @@ from landscape.probes.sensitivity.learning_rate_bridge import _trained_on_all, l
 from landscape.probes.subsets.training import Training
 from landscape.trainers.examples import Examples
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 NUM_WRONG = 8
 
 
@@ -26,7 +28,6 @@ def perceptron():
     return nn.Sequential(nn.Linear(4, 24), nn.Tanh(), nn.Linear(24, 2))
 
 
-@pytest.mark.slow
 def test_mislabelled_examples_are_memorized_at_the_rates_at_which_the_network_fits_them():
     told = []
     found = learning_rate_bridge(

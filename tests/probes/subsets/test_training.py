@@ -12,6 +12,8 @@ from landscape.trainers.data.splits import subset_masks
 from landscape.trainers.learnability import child_seeds
 from landscape.trainers.orders import Orders
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 FAST = Training(epochs=8, batch_size=99, learning_rate=0.5, chunk=6)
 
 
