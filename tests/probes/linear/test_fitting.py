@@ -102,6 +102,7 @@ def test_separable_classes_are_all_right_as_the_penalty_vanishes_and_without_one
     losses = probe.train_loss.tolist()
     assert losses[0] > 100 * losses[1] > 1e4 * losses[2] > 0
     assert probe.converged.tolist() == [True, True, True, False]
+    assert (probe.iterations < 100).all()
 
 
 def test_gradient_norm_is_the_true_one():

@@ -194,14 +194,14 @@ def test_sampled_hessian_is_without_bias():
     assert abs(np.mean(sums) - expected) < 4 * standard_error
 
 
-@pytest.mark.parametrize(("examples", "error"), [(3000, 1e-4), (1000, 0.3)])
+@pytest.mark.parametrize(("examples", "error"), [(3000, 1e-4), (300, 0.5)])
 def test_factors_are_those_of_the_hessian_and_a_sample_comes_near(examples, error, monkeypatch):
     monkeypatch.setattr(newton, "_FEWEST_EXAMPLES", examples)
     problem = regression(2000, classes=3)
-    frame = coordinates(problem, torch.tensor([0.3, 0.1], dtype=torch.float64))
+    frame = coordinates(problem, torch.tensor([3e-3, 1e-3], dtype=torch.float64))
     weights, _ = points(problem, 1)
     theta = torch.zeros(2, 3, 5, dtype=torch.float64)
-    theta[:, :, 1:] = 3 * (weights @ frame.axes) * frame.scales[:, None, 1:]  # of equal probes
+    theta[:, :, 1:] = (weights @ frame.axes) * frame.scales[:, None, 1:]  # of equal probes
     factors = newton._factors(problem, frame, theta, share=True)
     for cell, factor in enumerate(factors):
         own = frame.at(torch.tensor([cell]))
@@ -223,6 +223,13 @@ def test_factors_are_those_of_the_hessian_and_a_sample_comes_near(examples, erro
         both = [basis.T @ matrix @ basis for matrix in (exact, (factor @ factor.T).double())]
         ratios = torch.linalg.eigvals(torch.linalg.solve(both[0], both[1])).real
         assert (ratios - 1).abs().max() < error
+
+
+def test_neighbours_are_pairs_of_the_path_that_are_near():
+    penalties = torch.tensor([1.0, 1e-3, 0.3, 4.0, 0.0], dtype=torch.float64)
+    pairs = newton._neighbours(penalties, 5.0)
+    assert [pair.tolist() for pair in pairs] == [[4], [1], [2, 0], [3]]
+    assert [len(pair) for pair in newton._neighbours(penalties, 0.0)] == [1] * 5
 
 
 def test_softmax_hessian_is_that_of_autograd():
