@@ -101,12 +101,12 @@ def _draw_accuracies(axis: Axes, data: xr.Dataset, names: list[str]) -> list[Art
     power = data["power_share"].to_numpy()
     axis.set_xticks(
         places,
-        [f"{name}\n{pretty(100 * share, 2)} % of the power"
+        [f"{name}\n{pretty(100 * share, 2)} %"
          for name, share in zip(names, power, strict=True)],
     )  # fmt: skip
     axis.set_xlim(-0.6, len(names) - 0.4)
     axis.set_ylim(-0.03, 1.03)
-    label(axis, y="accuracy")
+    label(axis, x="band, and its share of the power", y="accuracy")
     return handles
 
 

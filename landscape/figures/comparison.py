@@ -189,9 +189,12 @@ def _draw_curves(
     *,
     is_ordered: bool,
 ) -> None:
+    from matplotlib import colormaps
+
+    shades = colormaps["viridis"]
     ends = []
     for index, panel in enumerate(curves):
-        colour = COLOURS[index % len(COLOURS)]
+        colour = COLOURS[index] if len(curves) <= len(COLOURS) else shades(index / len(curves))
         ends.append(_draw(axis, table, panel, places, colour, is_ordered=is_ordered))
     low, high = (np.concatenate(side) for side in zip(*ends, strict=True))
     values = np.concatenate([_numbers(table, panel.column) for panel in curves])
@@ -213,7 +216,7 @@ def _draw(
     table: pd.DataFrame,
     panel: _Panel,
     places: Array,
-    colour: str,
+    colour: str | tuple[float, ...],
     *,
     is_ordered: bool,
 ) -> tuple[Array, Array]:

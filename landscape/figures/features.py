@@ -63,7 +63,7 @@ def _draw(
     axis.vlines(places, low, high, color=colour, linewidth=2.0, alpha=0.5)
     words = "accuracy" if names[0] == "accuracy" else "flip rate"
     drawn = axis.plot(places, values, color=colour, marker="o", markersize=4, label=words)
-    step = -(-len(order) // 24)
+    step = -(-len(order) // 16)
     axis.set_xticks(places[::step], [str(one) for one in order[::step]])
     axis.set_ylim(-0.03, 1.03)
     return list(drawn)

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = ["name_layers"]
 
-_MOST = 24  # names beneath a panel
+_MOST = 16  # names beneath a panel: more would touch, also aslant
 _ROOM = 45  # letters beneath a panel
 _LONGEST = 22  # letters of a name
 
 
 def name_layers(axis: Axes, names: Sequence[str]) -> None:
-    """Names at 0, 1, 2, ... of an x axis; of more than 24 every second, third, ... one."""
+    """Names at 0, 1, 2, ... of an x axis; of more than 16 every second, third, ... one."""
     step = -(-len(names) // _MOST)
     places = range(0, len(names), step)
     shown = [_shortened(names[place]) for place in places]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 
+import learned_records
 import numpy as np
 import pytest
 import torch
 
 import landscape as ls
 from landscape import store
+from landscape.cli.summary import describe
 from landscape.probes.answers import answers
 from landscape.probes.features.band_use import band_use
 from landscape.probes.features.multi_view_use import feature_use, tick_use
@@ -68,12 +70,14 @@ def points(paths):
 
 
 def test_linear_probes_are_those_of_the_library_and_print_their_controls(run, checkpoint):
-    words = ("--probe", "linear", "--penalties", "0.01,1", "--layers", "*", *TEST)
+    words = ("--probe", "linear", "--penalties", "0.01,1", "--layers", "2,*4", *TEST)
     done = run("probe", checkpoint, *words)
     assert done.code == 0
     test = ls.load_objective(checkpoint, ls.Source(data_arguments={"split": "test"}))
     objective = ls.load_objective(checkpoint)
-    expected = probe_layers(objective, penalties=(0.01, 1), test=test, seed=0).to_dataset()
+    expected = probe_layers(
+        objective, layers=("2", "*4"), penalties=(0.01, 1), test=test, seed=0
+    ).to_dataset()
     record = newest(checkpoint.with_suffix(".h5"), "linear")
     np.testing.assert_array_equal(record["test_accuracy"], expected["test_accuracy"])
     assert record["penalty"].values.tolist() == [0.01, 1]
@@ -94,7 +98,7 @@ def test_features_of_ticks_are_those_of_the_data_that_it_saw(run, runs):
     expected = tick_use(ls.load_objective(path), seed=0)
     record = newest(path.with_suffix(".h5"), "features")
     np.testing.assert_array_equal(record["accuracy"], expected.to_dataset()["accuracy"])
-    assert f"effective number {float(record['effective_number']):.3g} of 16" in done.out
+    assert f"effective number {float(record['effective_number']):.3g} [" in done.out
     assert "was there" in run("probe", path, "--probe", "features").out
     drawn = ("--data-args", '{"seed": 5, "arguments": {"margin": 0.3}}')
     run("probe", path, "--probe", "features", *drawn, "--out", "other.h5")
@@ -283,3 +287,68 @@ def test_every_record_is_drawn(run, runs):
     assert done.code == 0
     drawn = {image.stem.rpartition("-")[2] for image in path.parent.glob("*.png")}
     assert {"sparsity", "bands"} <= drawn
+
+
+# -- in a line --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("probe", "line"),
+    [
+        (
+            "linear",
+            "94.00 % [92.0, 96.0] at 'head', which validation chose of 4 layers, neighbours "
+            "85.0 %, untrained network 40.0 %, random labels 10.0 %",
+        ),
+        ("depth", "1.500 +- 0.2 (95 %) on average of at most 3, never settled for 2 examples"),
+        (
+            "features",
+            "effective number 1 [0.9, 1.2] of 16, feature 0 alone 90.0 %, feature 0 swapped, "
+            "changes the answers to 80.0 %",
+        ),
+        (
+            "bands",
+            "accuracy on one band alone: background 10.0 %, low 23.3 %, mid 36.7 %, high 50.0 %; "
+            "on all 92.00 %",
+        ),
+        (
+            "sparsity",
+            "3 layers, on average Gini 0.450, effective rank 14.4, 11.2 % of the units dead",
+        ),
+        (
+            "ensemble",
+            "4 networks, accuracy 90.00 % [88.0, 92.0] (members 86.50 %), NLL 0.35, calibrated "
+            "0.34, calibration error 0.01, disagreement 0.1",
+        ),
+        (
+            "dynamics",
+            "60 examples at 6 times, 5 never right, 54 never forgotten, 0.0364 forgetting events "
+            "on average",
+        ),
+        (
+            "memorization",
+            "0.5000 on average over 80 examples and 50 networks, 58 with 0.25 or more, "
+            "3 undefined, reliability of halves 0.870",
+        ),
+    ],
+)
+def test_a_record_is_said_in_a_line(probe, line):
+    assert describe(probe, getattr(learned_records, probe)()) == line
+
+
+def test_what_is_undefined_is_not_said():
+    record = learned_records.linear()
+    record["control_accuracy"][:] = np.nan
+    assert "random labels" not in describe("linear", record)
+    record = learned_records.features(single=False, used=0)
+    record["flip_rate"][3] = 0.5
+    assert describe("features", record) == (
+        "none of 16 features used beyond chance, feature 3 swapped, changes the answers to 50.0 %"
+    )
+    assert "settled for" not in describe("depth", learned_records.depth(never=0))
+    record = learned_records.ensemble(1)
+    record["disagreement"] = np.nan
+    assert "disagreement" not in describe("ensemble", record)
+    record = learned_records.memorization(undefined=0)
+    record["split_half"] = np.nan
+    assert describe("memorization", record).endswith("with 0.25 or more")

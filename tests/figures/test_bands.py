@@ -21,7 +21,7 @@ def test_accuracies_have_their_intervals_and_the_bands_their_power(fits_its_shee
     np.testing.assert_allclose(bars[0], np.c_[record["low"], record["high"]])
     np.testing.assert_allclose(bars[1], np.c_[record["removed_low"], record["removed_high"]])
     names = [text.get_text() for text in axis.get_xticklabels()]
-    assert names[1] == "low\n25 % of the power"
+    assert names[1] == "low\n25 %"
     fits_its_sheet(figure)
 
 
@@ -39,10 +39,26 @@ def test_images_stand_in_rows_under_the_names_of_their_bands(channels, fits_its_
     fits_its_sheet(figure)
 
 
+def test_whole_images_and_chance_are_lines_and_more_images_are_left_out():
+    figure = figures.bands(learned_records.bands(shown=5, channels=2))
+    heights = {line.get_label(): line.get_ydata()[0] for line in figure.axes[0].lines[2:]}
+    assert heights == {"all bands": 0.92, "chance": 0.1}
+    drawn = [axis for axis in figure.axes if axis.images]
+    assert len(drawn) == 15
+    assert drawn[0].images[0].get_array().shape == (8, 8)
+
+
+def test_ten_bands_and_two_fit(fits_its_sheet):
+    fits_its_sheet(figures.bands(learned_records.bands(("background", "low"))))
+    names = ("background", *(f"band {index}" for index in range(1, 8)))
+    fits_its_sheet(figures.bands(learned_records.bands(names)))
+
+
 def test_without_images_there_are_only_the_accuracies(tmp_path):
     figure = figures.bands(learned_records.bands(shown=0))
     figure.savefig(tmp_path / "figure.png")
     assert len(figure.axes) == 1
+    assert "range" not in figure.legends[0].get_title().get_text()
 
 
 def test_another_record_says_what_to_type():

@@ -126,6 +126,38 @@ def test_names_stand_side_by_side_and_are_not_joined(table, tmp_path):
     assert len(axis.lines) == 1
 
 
+def test_no_and_yes_are_names(table):
+    table["sphere"] = [True, False, True]
+    axis = panels(figures.comparison(table, "sphere"))["Trace"]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["False", "True"]
+    np.testing.assert_array_equal(points(axis)[:, 0], [1, 0, 1])
+
+
+def test_a_number_that_is_infinite_has_no_place(table):
+    table["step"] = [1.0, np.inf, 3.0]
+    figure = figures.comparison(table, "step")
+    assert figure.get_suptitle() == "2 checkpoints by step"
+    np.testing.assert_array_equal(points(panels(figure)["Trace"])[:, 0], [1, 3])
+
+
+@pytest.mark.parametrize(("num_panels", "columns"), [(3, 3), (4, 2), (5, 3)])
+def test_more_than_three_panels_stand_in_two_rows(table, num_panels, columns):
+    shown = ["trace.value", "eigenvalues.smallest", "metrics.loss", "metrics.accuracy"]
+    shown = ["recipe.learning_rate", *shown, "density.negative_mass"][: num_panels + 1]
+    figure = figures.comparison(table[shown], "recipe.learning_rate")
+    assert len(figure.axes) == num_panels
+    assert figure.axes[0].get_gridspec().ncols == columns
+
+
+def test_an_axis_is_logarithmic_from_one_decade_on(table):
+    table["metrics.loss"] = [0.1, 0.5, 1.0]
+    found = panels(figures.comparison(table, "recipe.learning_rate"))
+    assert found["Loss"].get_yscale() == "log"
+    table["metrics.loss"] = [0.1, 0.5, 0.9]
+    found = panels(figures.comparison(table, "recipe.learning_rate"))
+    assert found["Loss"].get_yscale() == "linear"
+
+
 def test_a_line_joins_the_means_of_equal_numbers(table):
     table["seed"] = [1, 0, 1]
     axis = panels(figures.comparison(table, "seed"))["Trace"]
@@ -175,10 +207,34 @@ def test_bands_share_a_panel_with_a_curve_and_a_name_each(table, fits_its_sheet)
     fits_its_sheet(figure)
 
 
-def test_what_was_learned_is_drawn_too(table):
+def test_many_bands_have_a_colour_and_room_for_a_name_each(table):
+    names = [f"bands.band {index}_band" for index in range(8)]
+    table = table.assign(**{name: [0.2, 0.5, 0.9] for name in names})
+    axis = panels(figures.comparison(table, "recipe.learning_rate"))["Accuracy by band"]
+    dots = [line for line in axis.lines if line.get_marker() == "o"]
+    assert len({line.get_color() for line in dots}) == 8
+    assert [line.get_label() for line in dots] == [f"band {index}" for index in range(8)]
+    low, high = axis.get_ylim()
+    assert (0.9 - low) / (high - low) < 0.65  # the legend is above
+
+
+def test_what_was_learned_is_drawn_with_its_interval(table):
     table = table.assign(
-        **{"features.effective_number": [1.0, 2, 3], "linear.accuracy": [0.7, 0.8, 0.9]}
+        **{
+            "features.effective_number": [1.0, 2, 3],
+            "features.effective_number_low": [0.5, 1, 2],
+            "features.effective_number_high": [1.5, 3, 4],
+            "linear.accuracy": [0.07, 0.8, 0.9],
+            "linear.accuracy_low": [0.06, 0.7, 0.8],
+            "linear.accuracy_high": [0.08, 0.9, 1.0],
+            "depth.mean_depth": [1.0, 2, 3],
+            "depth.mean_depth_error": [0.1, 0.2, np.nan],
+        }
     )
     found = panels(figures.comparison(table, "recipe.learning_rate"))
     np.testing.assert_array_equal(points(found["Features used"])[:, 1], [1, 2, 3])
-    np.testing.assert_array_equal(points(found["Linear probe"])[:, 1], [0.7, 0.8, 0.9])
+    np.testing.assert_array_equal(bars(found["Features used"])[1], [1, 3])
+    np.testing.assert_array_equal(bars(found["Linear probe"])[1], [0.7, 0.9])
+    assert found["Linear probe"].get_yscale() == "linear"  # though over a decade
+    ends = [[1 - 0.196, 1 + 0.196], [2 - 0.392, 2 + 0.392], [3, 3]]
+    np.testing.assert_allclose(bars(found["Prediction depth"]), ends)

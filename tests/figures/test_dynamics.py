@@ -24,11 +24,12 @@ def test_the_map_has_each_example_once_the_never_learned_as_crosses(fits_its_she
 
 def test_learning_is_the_accuracy_and_the_share_learned_so_far():
     record = learned_records.dynamics(60, times=6, never=6)
+    record["iteration_learned"][:] = np.where(record["first_learned"] < 50, 50, np.nan)
     right, once, always = figures.dynamics(record).axes[1].lines
     np.testing.assert_array_equal(right.get_xydata(), np.c_[record["time"], record["accuracy"]])
     # Nine of the 54 others at each of six times.
     np.testing.assert_allclose(once.get_ydata(), np.arange(1, 7) * 9 / 60)
-    np.testing.assert_allclose(always.get_ydata(), np.arange(1, 7) * 9 / 60)
+    np.testing.assert_allclose(always.get_ydata(), [*[0] * 5, 45 / 60])
 
 
 def test_never_learned_is_no_forgetting():
@@ -43,7 +44,25 @@ def test_many_events_share_the_last_bar():
     record["forgetting"][-1] = 500
     axis = figures.dynamics(record).axes[2]
     assert [text.get_text() for text in axis.get_xticklabels()][-1] == "12+"
-    assert axis.patches[-1].get_height() == 1
+    assert [bar.get_height() for bar in axis.patches] == [59, *[0] * 11, 1]
+
+
+def test_the_caption_counts_what_was_never_right_and_never_forgotten():
+    words = figures.dynamics(learned_records.dynamics(60, never=5)).legends[0].get_title()
+    text = words.get_text().replace("\n", " ")
+    assert text.startswith("5 examples never right; 54 learned and never forgotten; 20 with")
+    assert "without a margin" not in text
+
+
+def test_all_learned_or_none_are_drawn(tmp_path):
+    figure = figures.dynamics(learned_records.dynamics(30, never=0))
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["right", "right at least once so far", "right from here on"]
+    assert len(figure.axes[2].patches) == 3
+    figure = figures.dynamics(learned_records.dynamics(30, never=30))
+    figure.savefig(tmp_path / "figure.png")
+    assert [bar.get_height() for bar in figure.axes[2].patches] == [0, 30]
+    assert "never right" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_margins_are_sorted_and_counted():

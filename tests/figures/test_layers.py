@@ -26,7 +26,10 @@ def test_long_names_are_aslant_and_keep_their_ends():
     assert {text.get_rotation() for text in texts} == {40}
 
 
-def test_of_many_every_second_is_named_at_its_place():
+def test_of_many_every_third_is_named_at_its_place():
     axis, texts = named([str(index) for index in range(40)])
-    assert [text.get_text() for text in texts] == [str(index) for index in range(0, 40, 2)]
-    assert axis.get_xticks().tolist() == list(range(0, 40, 2))
+    assert [text.get_text() for text in texts] == [str(index) for index in range(0, 40, 3)]
+    assert axis.get_xticks().tolist() == list(range(0, 40, 3))
+    assert axis.get_xlim() == (-0.5, 39.5)
+    axis, texts = named([str(index) for index in range(16)])
+    assert len(texts) == 16

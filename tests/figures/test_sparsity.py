@@ -37,6 +37,20 @@ def test_ranks_over_a_decade_have_a_log_axis():
     assert figures.sparsity(record).axes[2].get_yscale() == "linear"
 
 
+def test_the_mean_share_of_dead_units_is_said():
+    record = learned_records.sparsity()
+    record["dead_share"][:] = [0.1, 0.2, 0.6]
+    words = figures.sparsity(record).legends[-1].get_title().get_text()
+    assert "30\N{NO-BREAK SPACE}% of the units are dead" in words
+
+
+def test_many_layers_with_long_names_fit(fits_its_sheet):
+    names = tuple(f"stages.{index}.attention.projection" for index in range(40))
+    figure = figures.sparsity(learned_records.sparsity(names))
+    assert len(figure.axes[0].get_xticklabels()) == 14
+    fits_its_sheet(figure)
+
+
 def test_what_is_undefined_is_left_out(tmp_path):
     record = learned_records.sparsity()
     record["hoyer_lifetime"][:] = np.nan
