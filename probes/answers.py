@@ -62,8 +62,7 @@ def _answers(loss: object, term: Term) -> tuple[Tensor, Tensor]:
     if output is None or target is None:
         raise _no_classes("it hides the network's outputs")
     if isinstance(loss, nn.BCEWithLogitsLoss):
-        target = target.view(output.shape)
-        if output.ndim > 1 and output.shape[1:].numel() != 1:
+        if output.shape[1:].numel() != 1:
             raise _no_classes(f"it has {output.shape[1:].numel()} yes-or-no targets an example")
         logit = output.double().flatten()
         return torch.stack([torch.zeros_like(logit), logit], 1), (target > 0.5).long().flatten()

@@ -71,7 +71,7 @@ def as_labels(values: ArrayLike, name: str, num_classes: int | None = None) -> I
 def _as_array(values: ArrayLike, name: str, dims: str) -> npt.NDArray[np.generic]:
     if isinstance(values, Tensor):
         held = values.detach().cpu()
-        array = (held.float() if held.dtype in (torch.bfloat16, torch.float16) else held).numpy()
+        array = (held.float() if held.dtype == torch.bfloat16 else held).numpy()
     else:
         array = np.asarray(values)
     if array.ndim != dims.count(",") + 1 - dims.count(",)"):

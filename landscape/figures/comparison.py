@@ -208,7 +208,7 @@ def _draw_curves(
         least, most = widened(low.min(), high.max(), share=0.08)
         rows = math.ceil(len(curves) / 2) if len(curves) > 1 else 0
         axis.set_ylim(least, most + _LEGEND_ROW * rows * (most - least))
-        axis.yaxis.set_major_formatter(lambda y, _: pretty(y))
+        axis.yaxis.set_major_formatter(lambda y, _: pretty(y) if y <= most else "")
 
 
 def _draw(

@@ -216,6 +216,8 @@ def test_many_bands_have_a_colour_and_room_for_a_name_each(table):
     assert [line.get_label() for line in dots] == [f"band {index}" for index in range(8)]
     low, high = axis.get_ylim()
     assert (0.9 - low) / (high - low) < 0.65  # the legend is above
+    assert axis.yaxis.get_major_formatter()(1.2, 0) == ""
+    assert axis.yaxis.get_major_formatter()(0.8, 0) == "0.8"
 
 
 def test_what_was_learned_is_drawn_with_its_interval(table):

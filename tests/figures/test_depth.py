@@ -51,6 +51,8 @@ def test_votes_are_drawn_by_layer():
     for bars, name in zip(axis.collections, ("knn_agreement", "knn_accuracy"), strict=True):
         ends = np.asarray([found[:, 1] for found in bars.get_segments()])
         np.testing.assert_allclose(ends, np.c_[record[f"{name}_low"], record[f"{name}_high"]])
+    assert agreement.get_label() == "vote of the neighbours agrees with the network"
+    assert accuracy.get_label() == "vote of the neighbours agrees with the label"
     assert agreement.get_linestyle() != accuracy.get_linestyle()
 
 

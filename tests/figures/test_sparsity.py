@@ -26,6 +26,12 @@ def test_each_measure_has_its_curve(fits_its_sheet):
         assert words == [line.get_label() for line in axis.lines]
         assert [text.get_text() for text in axis.get_xticklabels()] == ["0", "2", "4"]
         assert axis.get_ylabel()
+        assert not beneath.axison
+    assert [axis.get_ylim() for axis in figure.axes[:2]] == [(-0.03, 1.03)] * 2
+    ranks = [record[name] for name in PANELS[2]]
+    low, high = figure.axes[2].get_ylim()
+    assert low < np.min(ranks) < np.max(ranks) < high
+    assert (low, high) == pytest.approx((0.8 * np.min(ranks), 1.6 * np.max(ranks)))
     fits_its_sheet(figure)
 
 

@@ -24,8 +24,9 @@ def test_what_comes_back_is_a_copy():
 
 
 def test_half_precision_and_gradients_are_read():
-    values = torch.ones(3, dtype=torch.bfloat16, requires_grad=True)
-    assert as_floats(values, "x", "(n,)").dtype == np.float64
+    for dtype in (torch.bfloat16, torch.float16):
+        values = torch.ones(3, dtype=dtype, requires_grad=True)
+        assert as_floats(values, "x", "(n,)").dtype == np.float64
 
 
 def test_other_dimensions_are_refused():
@@ -46,10 +47,13 @@ def test_a_mask_holds_0_and_1_only():
         as_bools([0, 2], "m", "(n,)")
     with pytest.raises(RequestError, match="other values than 0 and 1"):
         as_bools([0, np.nan], "m", "(n,)")
+    with pytest.raises(RequestError, match="other values than 0 and 1"):
+        as_bools(["0", "1"], "m", "(n,)")
 
 
 def test_labels_are_whole_and_in_range():
     assert as_labels(torch.tensor([0, 2]), "y", 3).tolist() == [0, 2]
+    assert as_labels(np.empty(0, int), "y", 3).shape == (0,)
     with pytest.raises(RequestError, match="expected class indices from 0 on"):
         as_labels([-1], "y")
     with pytest.raises(RequestError, match=r"y has class 3, and there are 3 classes"):
