@@ -14,6 +14,7 @@ __all__ = ["environment"]
 _DISTRIBUTIONS = (
     "torch",
     "landscape-geometry",
+    "scikit-learn",
     "scipy",
     "pyhessian",
     "curvlinops-for-pytorch",
