@@ -41,7 +41,7 @@ def as_bools(values: ArrayLike, name: str, dims: str) -> Bools:
         RequestError: other dimensions, or other values.
     """
     array = _as_array(values, name, dims)
-    if array.dtype.kind not in "fiub" or not np.isin(array, (0, 1)).all():
+    if not np.isin(array, (0, 1)).all():
         raise RequestError(
             f"{name} holds other values than 0 and 1, or True and False. Give {dims} of these."
         )

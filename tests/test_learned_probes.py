@@ -197,9 +197,9 @@ def test_memorization_is_told_by_the_runs_and_masks_go_before_a_family(
 
 
 @pytest.mark.parametrize(
-    ("data", "is_own", "name"), [("other.py:load", True, "ticks"), (None, False, "ticks")]
-    + [(None, True, "digits")],
-)  # fmt: skip
+    ("data", "is_own", "name"),
+    [("other.py:load", True, "ticks"), (None, False, "ticks"), (None, True, "digits")],
+)
 def test_only_the_own_ticks_say_what_a_feature_is(monkeypatch, data, is_own, name):
     arguments = {"name": name, "seed": 3, "arguments": {"margin": 0.2, "num_examples": 50}}
     factory = SimpleNamespace(is_own=is_own, arguments=arguments)

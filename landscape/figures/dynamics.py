@@ -140,7 +140,8 @@ def _draw_margins(axis: Axes, data: xr.Dataset, ever: NDArray[np.bool_]) -> None
     order = np.argsort(margins[finite], kind="stable")
     values, learned = margins[finite][order], ever[finite][order]
     places = np.arange(1, len(values) + 1)
-    axis.plot(places, values, color=BLUE, linewidth=1.4)
+    marker = "o" if len(values) == 1 else ""  # a line of one point is not seen
+    axis.plot(places, values, color=BLUE, linewidth=1.4, marker=marker)
     axis.plot(
         places[~learned], values[~learned], color=VERMILION, linestyle="none", marker="x",
         markersize=4,

@@ -102,7 +102,10 @@ def _draw_sorted(axis: Axes, data: xr.Dataset) -> list[Artist]:
             places, low[held][order], high[held][order], color=NOISE, label="95 % interval",
             step="mid",
         ),
-        *axis.plot(places, values[held][order], color=BLUE, linewidth=1.4, label="memorization"),
+        *axis.plot(
+            places, values[held][order], color=BLUE, linewidth=1.4, label="memorization",
+            marker="o" if len(places) == 1 else "",  # a line of one point is not seen
+        ),
         axis.axhline(
             _MEMORIZED, color=INK, linewidth=0.9, linestyle="--",
             label=f"memorized from {_MEMORIZED} on",

@@ -251,6 +251,7 @@ def test_foreign_checkpoints_come_with_their_masks(run, runs):
     record = newest(paths[0].with_suffix(".h5"), "memorization")
     np.testing.assert_array_equal(record["value"], expected.value)
     assert "shown_input" not in record
+    np.testing.assert_array_equal(record["label"], labels)
     again = ("probe", *paths, "--probe", "memorization", "--masks", "masks.npy", "--shown", "0")
     assert "was there" in run(*again).out
     np.save("masks.npy", ~masks)
@@ -260,7 +261,8 @@ def test_foreign_checkpoints_come_with_their_masks(run, runs):
 @pytest.mark.parametrize(
     ("masks", "reason"),
     [
-        (np.zeros((2, 4)), r"expected \(3, 1438\)"),
+        (np.zeros((3, 4)), r"expected \(3, 1438\)"),
+        (np.zeros((2, 1438)), r"expected \(3, 1438\)"),
         (np.zeros(4), "no table"),
         (None, "cannot be read"),
     ],

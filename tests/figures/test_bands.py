@@ -48,7 +48,7 @@ def test_whole_images_and_chance_are_lines_and_more_images_are_left_out():
     assert drawn[0].images[0].get_array().shape == (8, 8)
 
 
-def test_ten_bands_and_two_fit(fits_its_sheet):
+def test_eight_bands_and_two_fit(fits_its_sheet):
     fits_its_sheet(figures.bands(learned_records.bands(("background", "low"))))
     names = ("background", *(f"band {index}" for index in range(1, 8)))
     fits_its_sheet(figures.bands(learned_records.bands(names)))

@@ -65,6 +65,14 @@ def test_all_learned_or_none_are_drawn(tmp_path):
     assert "never right" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+def test_the_margin_of_a_single_example_is_seen():
+    markers = [
+        figures.dynamics(learned_records.dynamics(num, never=0)).axes[3].lines[0].get_marker()
+        for num in (1, 2)
+    ]
+    assert markers == ["o", ""]
+
+
 def test_margins_are_sorted_and_counted():
     record = learned_records.dynamics(60, never=5)
     record["aum"][:] = record["aum"].to_numpy()[::-1]

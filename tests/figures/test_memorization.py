@@ -105,7 +105,10 @@ def test_colours_are_kept_and_vectors_are_no_images(tmp_path):
 def test_few_or_only_undefined_examples_are_drawn_without_a_warning(num, tmp_path):
     for undefined in (0, num):
         record = learned_records.memorization(num, undefined=undefined)
-        figures.memorization(record).savefig(tmp_path / "figure.png")
+        figure = figures.memorization(record)
+        figure.savefig(tmp_path / "figure.png")
+        seen = figure.axes[4].lines[0].get_marker()
+        assert seen == ("o" if num - undefined == 1 else "")
 
 
 def test_another_record_says_what_to_type():

@@ -78,7 +78,8 @@ def test_they_are_double_without_a_graph_and_dropout_is_off():
     inputs, labels = data()
     found = answers(Objective(model, (inputs.float(), labels)))
     assert found.logits.dtype == torch.float64
-    assert not found.logits.requires_grad
+    objective = Objective(model, (inputs.float(), labels))
+    assert not answers(objective, objective.theta.clone().requires_grad_()).logits.requires_grad
     expected = model[0](inputs.float()).detach().double()
     torch.testing.assert_close(found.logits, expected, rtol=0, atol=1e-6)
 
